@@ -1,0 +1,39 @@
+"""What can go wrong: one small family, each message one line that names the culprit and the cure."""
+
+from __future__ import annotations
+
+
+class FusewrightError(Exception):
+    """Base of every error raised on purpose; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class UsageError(FusewrightError):
+    """An option, name or pattern given by the user that cannot be."""
+
+    exit_code = 2
+
+
+class ModelError(FusewrightError):
+    """The ONNX file cannot be read, or holds what cannot be handled."""
+
+
+class DataError(FusewrightError):
+    """Calibration data that is missing, malformed or does not fit the model's inputs."""
+
+
+class PlanError(FusewrightError):
+    """A plan file that does not fit the model, or asks for what cannot be."""
+
+
+class OutputError(FusewrightError):
+    """The result cannot be written where it was asked for."""
+
+
+class VerifyError(FusewrightError):
+    """A rewrite changed the model's results, and `--strict` was given."""
+
+
+class EngineError(FusewrightError):
+    """TensorRT refused the model, or is not there."""

@@ -1,0 +1,1 @@
+"""The graph: gs.Graph in and out, sessions, shapes, traversal, regions."""

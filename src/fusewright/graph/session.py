@@ -1,0 +1,78 @@
+"""onnxruntime sessions: one place that opens them and turns their failures into our errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from fusewright.errors import DataError, ModelError
+
+Feed = Mapping[str, np.ndarray]
+
+# onnxruntime's severity 4 (fatal): a failure reaches the user once, as our exception.
+_QUIET = 4
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A model input or output: its name, NumPy dtype and declared shape.
+
+    A dimension is an int, a name (dynamic) or None (unknown); `shape` is None when the rank is
+    not declared.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int | str | None, ...] | None
+
+
+def session_options(optimize: bool = True) -> ort.SessionOptions:
+    """Options shared by every session: quiet, and with all graph optimizations or none."""
+    options = ort.SessionOptions()
+    options.log_severity_level = _QUIET
+    level = ort.GraphOptimizationLevel
+    options.graph_optimization_level = level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+    return options
+
+
+def open_session(
+    model: bytes | str | Path, *, optimize: bool = False, options: ort.SessionOptions | None = None
+) -> ort.InferenceSession:
+    """Opens `model` (serialized bytes or a path) on the CPU.
+
+    Raises:
+        ModelError: onnxruntime cannot load it; the message is the first line of its reason.
+    """
+    source = model if isinstance(model, bytes) else str(model)
+    try:
+        return ort.InferenceSession(
+            source, options or session_options(optimize), providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
+        raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+
+
+def run_session(
+    session: ort.InferenceSession, feed: Feed, outputs: Sequence[str] | None = None
+) -> list[np.ndarray]:
+    """Runs `feed`; `outputs` limits what is fetched, None fetches every output in order.
+
+    Raises:
+        DataError: the feed does not fit the model, or a kernel failed on it.
+    """
+    try:
+        results: list[np.ndarray] = session.run(outputs, dict(feed))
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
+        raise DataError(f"onnxruntime failed on a sample: {first_line(error)}") from error
+    return results
+
+
+def first_line(error: BaseException) -> str:
+    """The first non-empty line of an exception's text, cut to a readable length."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
