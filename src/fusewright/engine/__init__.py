@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT-RTX: building an engine and reading back what it became."""

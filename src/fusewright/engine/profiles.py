@@ -1,0 +1,93 @@
+"""Optimization profiles: which shapes an engine is built for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from fusewright.errors import EngineError, UsageError
+from fusewright.graph.session import TensorSpec
+
+Shape = tuple[int, ...]
+ShapeRange = tuple[Shape, Shape, Shape]
+"""Smallest, optimal and largest shape of one input."""
+
+
+def choose_profiles(
+    inputs: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange]
+) -> tuple[dict[str, ShapeRange], tuple[str, ...]]:
+    """A shape range for each dynamic input, and notes on what was assumed.
+
+    An input that is dynamic in its first axis only and has no declared shapes is built for
+    batch 1.
+
+    Raises:
+        UsageError: `shapes` names an unknown input or does not fit one.
+        EngineError: an input with other dynamic axes has no declared shapes.
+    """
+    known = {spec.name: spec for spec in inputs}
+    for name in shapes:
+        if name not in known:
+            raise UsageError(f"--shapes names {name!r}; the model's inputs are {', '.join(known)}")
+    profiles: dict[str, ShapeRange] = {}
+    notes = []
+    for spec in inputs:
+        if spec.name in shapes:
+            _check_fit(spec, shapes[spec.name])
+        if not is_dynamic(spec):
+            continue
+        if spec.name in shapes:
+            profiles[spec.name] = shapes[spec.name]
+            continue
+        shape = _batch_one(spec)
+        profiles[spec.name] = (shape, shape, shape)
+        notes.append(f"input {described(spec)} is built for batch 1: no --shapes were given for it")
+    return profiles, tuple(notes)
+
+
+def is_dynamic(spec: TensorSpec) -> bool:
+    """Whether an engine needs a profile for this input."""
+    return spec.shape is None or any(not isinstance(dim, int) for dim in spec.shape)
+
+
+def described(spec: TensorSpec) -> str:
+    """`name [batch,3,224,224]`, as messages show an input; `?` is a dimension without a name."""
+    if spec.shape is None:
+        return f"{spec.name} (shape not declared)"
+    return f"{spec.name} [{','.join('?' if dim is None else str(dim) for dim in spec.shape)}]"
+
+
+def _batch_one(spec: TensorSpec) -> Shape:
+    static = tuple(d for d in spec.shape[1:] if isinstance(d, int)) if spec.shape else ()
+    if spec.shape is None or len(static) != len(spec.shape) - 1:
+        raise EngineError(
+            f"input {described(spec)} has dynamic dimensions besides the batch: "
+            f"say which with --shapes {spec.name}:MIN:OPT:MAX"
+        )
+    return (1, *static)
+
+
+def _check_fit(spec: TensorSpec, shapes: ShapeRange) -> None:
+    lowest, optimal, highest = shapes
+    for shape in shapes:
+        if spec.shape is not None and not _fits(shape, spec.shape):
+            raise UsageError(
+                f"--shapes {spec.name}:{_x(shape)} does not fit input {described(spec)}"
+            )
+    ranks_differ = not len(lowest) == len(optimal) == len(highest)
+    if ranks_differ or any(
+        not 0 <= a <= b <= c for a, b, c in zip(lowest, optimal, highest, strict=True)
+    ):
+        raise UsageError(
+            f"--shapes {spec.name}:{_x(lowest)}:{_x(optimal)}:{_x(highest)} must be "
+            "MIN <= OPT <= MAX in every dimension"
+        )
+
+
+def _fits(shape: Shape, declared: tuple[int | str | None, ...]) -> bool:
+    return len(shape) == len(declared) and all(
+        not isinstance(b, int) or a == b for a, b in zip(shape, declared, strict=True)
+    )
+
+
+def _x(shape: Shape) -> str:
+    return "x".join(map(str, shape))
