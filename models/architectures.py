@@ -1,0 +1,218 @@
+"""The architectures of the zoo as torch modules with seeded random weights.
+
+Weights are random, yet nothing in them is degenerate: BatchNorm statistics are those of the
+activations, and parameters that libraries start at a constant (biases, norm weights, layer scales)
+are drawn, so that a rewrite that drops or misplaces one changes the output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One architecture: the library that has it, its name there and how it is made.
+
+    `inputs` maps each input to its shape without the batch; one of rank 1 holds token ids below
+    `vocabulary`, or a mask.
+    """
+
+    library: str
+    factory: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: {"input": (3, 224, 224)})
+    vocabulary: int = 0
+
+
+def _tv(factory: str, **options: Any) -> Spec:
+    return Spec("torchvision", factory, options)
+
+
+def _timm(factory: str, **options: Any) -> Spec:
+    return Spec("timm", factory, options)
+
+
+_SMALL_VIT = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3}
+_PIXELS = {"pixel_values": (3, 224, 224)}
+
+ZOO: dict[str, Spec] = {
+    "resnet18": _tv("resnet18"),
+    "resnet50": _tv("resnet50"),
+    "resnext50_32x4d": _tv("resnext50_32x4d"),
+    "mobilenet_v2": _tv("mobilenet_v2"),
+    "mobilenet_v3_large": _tv("mobilenet_v3_large"),
+    "efficientnet_b0": _tv("efficientnet_b0"),
+    "convnext_tiny": _tv("convnext_tiny"),
+    "densenet121": _tv("densenet121"),
+    "googlenet": _tv("googlenet", aux_logits=False, init_weights=False),
+    "regnet_y_400mf": _tv("regnet_y_400mf"),
+    "shufflenet_v2_x1_0": _tv("shufflenet_v2_x1_0"),
+    "squeezenet1_1": _tv("squeezenet1_1"),
+    "vit_b_16": _tv("vit_b_16"),
+    "swin_t": _tv("swin_t"),
+    "swin_v2_t": _tv("swin_v2_t"),
+    "vit_small_patch16_224": _timm("vit_small_patch16_224"),
+    "deit_tiny_patch16_224": _timm("deit_tiny_patch16_224"),
+    "swin_tiny_patch4_window7_224": _timm("swin_tiny_patch4_window7_224"),
+    "repvgg_a0": _timm("repvgg_a0"),
+    "mobilenetv4_conv_small": _timm("mobilenetv4_conv_small"),
+    "hf_vit": Spec(
+        "transformers",
+        "ViTForImageClassification",
+        {**_SMALL_VIT, "intermediate_size": 384},
+        _PIXELS,
+    ),
+    "hf_swin": Spec(
+        "transformers",
+        "SwinForImageClassification",
+        {
+            "embed_dim": 48,
+            "depths": [2, 2],
+            "num_heads": [2, 4],
+            "attn_implementation": "eager",  # torch 2.13's dynamo exporter fails on its sdpa
+        },
+        _PIXELS,
+    ),
+    "hf_bert": Spec(
+        "transformers",
+        "BertForSequenceClassification",
+        {**_SMALL_VIT, "intermediate_size": 384, "vocab_size": 1000},
+        {"input_ids": (64,), "attention_mask": (64,)},
+        vocabulary=1000,
+    ),
+}
+
+
+def build(name: str, seed: int = 0) -> torch.nn.Module:
+    """The eval-mode torch module of `name` with weights drawn from `seed`.
+
+    Raises:
+        KeyError: no such name in `ZOO`.
+    """
+    import torch
+
+    spec = ZOO[name]
+    torch.manual_seed(seed)
+    model = _LOADERS[spec.library](spec).eval()
+    _randomize(model)
+    _settle_batch_norms(model, example(spec, batch=8))
+    return model
+
+
+def example(spec: Spec, batch: int = 2) -> tuple[torch.Tensor, ...]:
+    """Random inputs of `spec`: normal images, token ids, and ones for an attention mask."""
+    import torch
+
+    tensors = []
+    for name, shape in spec.inputs.items():
+        if len(shape) > 1:
+            tensors.append(torch.randn(batch, *shape))
+        elif "mask" in name:
+            tensors.append(torch.ones(batch, *shape, dtype=torch.int64))
+        else:
+            tensors.append(torch.randint(0, spec.vocabulary, (batch, *shape)))
+    return tuple(tensors)
+
+
+def _import_torchvision() -> ModuleType:
+    """Torchvision, on a CPU-only torch too; whatever imports it must come after this."""
+    import torch
+
+    try:
+        import torchvision
+    except RuntimeError:
+        # Its wheel's compiled operators need the CUDA build of torch. On a CPU-only one the import
+        # fails for want of these two, which no classifier runs: declared, the second try succeeds.
+        library = torch.library.Library("torchvision", "DEF")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT_ALIVE.append(library)
+        import torchvision
+
+    return torchvision
+
+
+def _load_torchvision(spec: Spec) -> torch.nn.Module:
+    models = _import_torchvision().models
+    return getattr(models, spec.factory)(weights=None, **spec.options)
+
+
+def _load_timm(spec: Spec) -> torch.nn.Module:
+    _import_torchvision()
+    import timm
+
+    return timm.create_model(spec.factory, pretrained=False, **spec.options)
+
+
+def _load_transformers(spec: Spec) -> torch.nn.Module:
+    import torch
+
+    with contextlib.suppress(ModuleNotFoundError):
+        _import_torchvision()  # optional for transformers, but broken it breaks them too
+    import transformers
+
+    class Logits(torch.nn.Module):
+        """The model's logits alone, its inputs positional."""
+
+        def __init__(self, inner: torch.nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+            return self.inner(**dict(zip(spec.inputs, inputs, strict=True))).logits
+
+    factory = getattr(transformers, spec.factory)
+    return Logits(factory(factory.config_class(**spec.options)))
+
+
+_KEPT_ALIVE: list[Any] = []  # a torch.library.Library undoes its definitions when collected
+_LOADERS: Mapping[str, Callable[[Spec], torch.nn.Module]] = {
+    "torchvision": _load_torchvision,
+    "timm": _load_timm,
+    "transformers": _load_transformers,
+}
+
+
+def _randomize(model: torch.nn.Module) -> None:
+    """Draws every parameter that its library starts at a constant."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            low, high = parameter.min(), parameter.max()
+            if parameter.numel() == 1 or high - low > 1e-4:
+                continue
+            if high == 1:
+                parameter.uniform_(0.5, 1.5)  # the weight of a norm
+            elif high > 0:
+                parameter.uniform_(0.1, 0.5)  # a layer scale, 1e-6 in ConvNeXt
+            else:
+                parameter.normal_(0, 0.1)  # a bias
+
+
+def _settle_batch_norms(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Gives each BatchNorm the statistics of its activations: no depth dies or blows up."""
+    import torch
+
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model(*inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.eval()
+        norm.momentum = momentum
+        variance = norm.running_var
+        variance.clamp_(min=0.1 * float(variance.mean()))  # behind a pool there are few values
