@@ -19,7 +19,7 @@ _NOT_KERNELS = frozenset({"signal", "wait"})
 _ROW = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>.*?)\], "
     r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], "
-    r"TacticName: .*, StreamId: \d+, Metadata: ?(?P<nodes>.*)$",
+    r"TacticName: .*?, StreamId: \d+.*?, Metadata: ?(?P<nodes>.*)$",
     re.MULTILINE,
 )
 _TENSOR = re.compile(
