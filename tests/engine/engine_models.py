@@ -100,6 +100,13 @@ def weight_only() -> onnx.ModelProto:
     return writer.model(writer.conv_relu("x", "only", quantized=True))
 
 
+def matrix_vector() -> onnx.ModelProto:
+    """A float classifier at batch 1: [1, 1, 1, 8] times [8, 10]."""
+    writer = Writer()
+    product = writer.op("MatMul", ["x", writer.weight("w", 8, 10)], "classifier")
+    return writer.model(product, [1, 1, 1, 8])
+
+
 def _conv_function() -> onnx.FunctionProto:
     body = [
         helper.make_node("Conv", ["x", "w", "b"], ["c"], "conv", pads=[1, 1, 1, 1]),

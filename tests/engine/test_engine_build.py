@@ -32,8 +32,9 @@ def test_flat_and_collapsed_give_the_same_plan(tmp_path: Path) -> None:
     assert not any(row.groups for row in flat.kernels)
     for group in ("left", "right", "after"):
         assert "conv" in [row.operation for row in calls.kernels_of(group)]
-    convs = [row for row in flat.kernels if row.operation == "conv"]
-    assert any("left/conv" in row.nodes for row in convs)
+    names = ("left", "right", "after")
+    assert flat.operators == {f"{name}/conv": "Int8" for name in names}
+    assert calls.operators == {f"conv | {name} (ConvAct_0)": "Int8" for name in names}
 
 
 def test_float_stays_float(tmp_path: Path) -> None:
@@ -44,6 +45,13 @@ def test_float_stays_float(tmp_path: Path) -> None:
 def test_a_quantized_weight_alone_does_not_reach_int8(tmp_path: Path) -> None:
     report = build(_save(tmp_path, engine_models.weight_only()), None, RTX)
     assert report.operations == {"conv": {"Float": 1}}
+    assert report.operators == {"only/conv": "Float"}
+
+
+def test_a_matrix_vector_product_has_no_gemm_kernel(tmp_path: Path) -> None:
+    report = build(_save(tmp_path, engine_models.matrix_vector()), None, RTX)
+    assert report.operations == {}
+    assert report.operators == {"classifier": "generated"}
 
 
 def test_engine_and_report_are_written(tmp_path: Path) -> None:

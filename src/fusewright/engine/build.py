@@ -9,18 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from fusewright.engine.backend import Backend, BuildLog, find_backend
 from fusewright.engine.files import check_writable, write_whole
 from fusewright.engine.kernels import parse_kernels
+from fusewright.engine.names import group_names, heavy_nodes
 from fusewright.engine.profiles import ShapeRange, choose_profiles
-from fusewright.engine.report import EngineReport, describe_kernels
+from fusewright.engine.report import EngineReport, describe_kernels, operator_types
 from fusewright.errors import EngineError
 from fusewright.graph.load import Source, read_source
-
-GROUP_DOMAIN = "fusewright"
-"""Domain of the local functions that groups are collapsed into."""
 
 
 @dataclass(frozen=True)
@@ -74,20 +70,12 @@ def build(
         engine_bytes=memoryview(engine).nbytes,
         profiles=profiles,
         kernels=kernels,
+        operators=operator_types(heavy_nodes(source.proto), kernels),
         notes=(*notes, *_shortfalls(backend, kernels, profiles)),
     )
     contents = (memoryview(engine), report.to_json().encode())
     write_whole(dict(zip(targets, contents, strict=False)))
     return report
-
-
-def group_names(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the group calls of a collapsed file, as TensorRT prints them."""
-    return frozenset(
-        node.name or f"node_of_{node.output[0]}"
-        for node in model.graph.node
-        if node.domain == GROUP_DOMAIN
-    )
 
 
 def _targets(model: Path, out: str | Path | None, options: BuildOptions) -> list[Path]:

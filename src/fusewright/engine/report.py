@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fusewright.engine.kernels import Kernel, TensorType, groups_of
@@ -14,6 +14,10 @@ from fusewright.engine.profiles import ShapeRange
 # `correlation` is TensorRT's word for a convolution, `deconv` for a transposed one.
 _OPERATIONS = {"correlation": "conv", "deconv": "conv", "gemm": "gemm"}
 _FUSED_ATTENTION = "_gemm_mha"
+
+GENERATED = "generated"
+"""Type of a heavy node that no conv, GEMM or attention kernel names: at batch 1 a float
+matrix-vector product becomes part of a generated pointwise kernel."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class EngineReport:
         engine_bytes: size of the serialized engine.
         profiles: input name → smallest, optimal and largest shape, dynamic inputs only.
         kernels: the plan without stream synchronisation; empty where the backend prints none.
+        operators: each Conv, Gemm, MatMul ... of the ONNX file → the data type its kernel computes
+            in, or `generated`.
         notes: what was assumed or could not be told.
     """
 
@@ -60,6 +66,7 @@ class EngineReport:
     engine_bytes: int
     profiles: Mapping[str, ShapeRange]
     kernels: tuple[KernelReport, ...]
+    operators: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -96,6 +103,7 @@ class EngineReport:
         plain["notes"] = list(self.notes)
         plain["kernel_count"] = len(self.kernels)
         plain["operations"] = self.operations
+        plain["operators"] = dict(self.operators)
         plain["activation_bytes"] = self.activation_bytes
         plain["weight_bytes"] = self.weight_bytes
         plain["kernels"] = [_row(row) for row in self.kernels]
@@ -126,6 +134,17 @@ def describe_kernels(
         dtype = None if operation is None else _operand_dtype(kernel)
         rows.append(KernelReport(kernel, operation, dtype, names, nodes, not kernel.nodes))
     return tuple(rows)
+
+
+def operator_types(nodes: Sequence[str], kernels: Sequence[KernelReport]) -> dict[str, str]:
+    """The data type that each of the heavy `nodes` reached; empty without a plan."""
+    reached = {
+        node: row.dtype or GENERATED
+        for row in kernels
+        if row.operation is not None
+        for node in row.kernel.nodes
+    }
+    return {node: reached.get(node, GENERATED) for node in nodes} if kernels else {}
 
 
 def _operation(kernel: Kernel) -> str | None:
