@@ -1,0 +1,211 @@
+"""Runs the samples through onnxruntime and lets observers see the tensors that are placed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from fusewright.calibrate.exposing import Outline, outline, serialized, with_outputs
+from fusewright.calibrate.methods import new_observer_kind, threshold
+from fusewright.calibrate.observers import Histogram, MaxObserver, Scratch, from_state
+from fusewright.calibrate.ranges import Range, Ranges
+from fusewright.errors import DataError, ModelError, UsageError
+from fusewright.graph.session import Feed, open_session, run_session, session_options
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """How to calibrate.
+
+    Attributes:
+        method: "mse", "minmax", "percentile" or "entropy".
+        percentile: for that method, in percent.
+        samples: stop after this many feeds' worth of samples; None takes all.
+        data_folder: where external weights lie when the model does not come as a path.
+        threads: of onnxruntime; 0 lets it choose.
+    """
+
+    method: str = "mse"
+    percentile: float = 99.99
+    samples: int | None = None
+    data_folder: Path | None = None
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses an unknown method or an impossible number."""
+        new_observer_kind(self.method)
+        if not 0.0 < self.percentile <= 100.0:
+            raise UsageError(f"percentile {self.percentile} is not above 0 and at most 100")
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"{self.samples} calibration samples: at least 1 is needed")
+
+
+@dataclass
+class Observations:
+    """What the observers of all sites have seen; parts of several processes merge."""
+
+    observers: dict[str, MaxObserver]
+    samples: int
+
+    def merge(self, other: Observations) -> None:
+        """Adds another part's: bit-identical to one pass over both, in whatever order.
+
+        Raises:
+            DataError: the parts are of different sites or methods.
+        """
+        if list(self.observers) != list(other.observers):
+            raise DataError("parts of a calibration observe different sites")
+        for site, observer in self.observers.items():
+            if type(observer) is not type(other.observers[site]):
+                raise DataError(f"site {site!r}: parts of a calibration use different methods")
+            observer.merge(other.observers[site])
+        self.samples += other.samples
+
+    def ranges(self, options: CalibrationOptions) -> Ranges:
+        """Applies the method to every site.
+
+        Raises:
+            DataError: a site's tensors never held a value.
+        """
+        for site, observer in self.observers.items():
+            if not observer.count:
+                raise DataError(f"site {site!r}: its tensors were empty on every sample")
+        sites = {
+            site: Range(
+                threshold(seen, options.method, options.percentile), seen.maximum, seen.count
+            )
+            for site, seen in self.observers.items()
+        }
+        return Ranges(sites, options.method, self.samples)
+
+    def state(self) -> dict[str, Any]:
+        """JSON-able; `from_state` is its inverse."""
+        sites = {site: observer.state() for site, observer in self.observers.items()}
+        return {"samples": self.samples, "sites": sites}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Observations:
+        """Rebuilds what `state()` gave.
+
+        Raises:
+            DataError: it is not such a state.
+        """
+        try:
+            sites, samples = dict(state["sites"]), int(state["samples"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"not the state of a calibration: {error!r}") from error
+        return cls({site: from_state(seen) for site, seen in sites.items()}, samples)
+
+
+def calibrate(
+    model: Path | bytes | onnx.ModelProto,
+    sites: Mapping[str, Sequence[str]],
+    samples: Iterable[Feed],
+    options: CalibrationOptions = CalibrationOptions(),
+    progress: Callable[[int], None] | None = None,
+) -> Ranges:
+    """Ranges of the placed tensors over all samples.
+
+    Args:
+        model: the flat float model. A path may have external data and be of any size.
+        sites: site name → the tensors that share its scale (their values are seen as one).
+        samples: feeds, best from `open_samples`; one is in memory at a time.
+        options: method and limits.
+        progress: called after each feed with the number of samples seen so far.
+
+    Raises:
+        ModelError: a tensor is not in the main graph, or the model does not load.
+        DataError: there are no samples, the model fails on one, or a tensor holds NaN or Inf.
+    """
+    return observe(model, sites, samples, options, progress).ranges(options)
+
+
+def observe(
+    model: Path | bytes | onnx.ModelProto,
+    sites: Mapping[str, Sequence[str]],
+    samples: Iterable[Feed],
+    options: CalibrationOptions = CalibrationOptions(),
+    progress: Callable[[int], None] | None = None,
+) -> Observations:
+    """`calibrate` without its last step: what a part of the samples shows, ready to merge."""
+    scratch, kind = Scratch(), new_observer_kind(options.method)
+    observers = {site: Histogram(scratch) if kind is Histogram else MaxObserver() for site in sites}
+    watching: dict[str, list[MaxObserver]] = {}
+    for site, tensors in sites.items():
+        for tensor in dict.fromkeys(tensors):
+            watching.setdefault(tensor, []).append(observers[site])
+    session, fetched, fed = _prepare(model, list(watching), options)
+    seen = 0
+    for index, feed in enumerate(_limited(samples, options.samples)):
+        try:
+            for name in fed:
+                _update(watching[name], feed[name], name)
+            if fetched:
+                for name, value in zip(fetched, run_session(session, feed, fetched), strict=True):
+                    _update(watching[name], value, name)
+        except DataError as error:
+            raise DataError(f"calibration sample {index}: {error}") from error
+        seen += getattr(samples, "batch", 1)
+        if progress is not None:
+            progress(seen)
+    if not seen:
+        raise DataError("no calibration samples")
+    return Observations(observers, seen)
+
+
+def _update(observers: list[MaxObserver], value: object, name: str) -> None:
+    if not isinstance(value, np.ndarray):
+        raise DataError(f"tensor {name!r} is a {type(value).__name__}, not an array")
+    for observer in observers:
+        observer.update(value, name)
+
+
+def _limited(samples: Iterable[Feed], limit: int | None) -> Iterator[Feed]:
+    per_feed = getattr(samples, "batch", 1)
+    stream = iter(samples)
+    if limit is None:
+        yield from stream
+        return
+    for _ in range(max(1, limit // per_feed)):
+        feed = next(stream, None)
+        if feed is None:
+            return
+        yield feed
+
+
+def _prepare(
+    model: Path | bytes | onnx.ModelProto, tensors: list[str], options: CalibrationOptions
+) -> tuple[ort.InferenceSession, list[str], list[str]]:
+    """A session, the tensors to fetch from it, and those that are in the feed already."""
+    data = serialized(model)
+    known = outline(data)
+    _check(tensors, known)
+    fed = [name for name in tensors if name in known.inputs and name not in known.tensors]
+    fetched = [name for name in tensors if name not in fed]
+    folder = model.parent if isinstance(model, Path) else options.data_folder
+    added = [name for name in fetched if name not in known.outputs]
+    session = open_session(with_outputs(data, added), options=_session_options(options, folder))
+    return session, fetched, fed
+
+
+def _check(tensors: list[str], known: Outline) -> None:
+    for name in tensors:
+        if name not in known.tensors and name not in known.inputs:
+            raise ModelError(f"tensor {name!r} to calibrate is not in the model's main graph")
+
+
+def _session_options(options: CalibrationOptions, folder: Path | None) -> ort.SessionOptions:
+    """Optimizations on: graph outputs are kept, and what feeds them differs by rounding only."""
+    chosen = session_options(optimize=True)
+    chosen.intra_op_num_threads = options.threads
+    if folder is not None:
+        chosen.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(folder.resolve())
+        )
+    return chosen
