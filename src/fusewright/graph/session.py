@@ -52,7 +52,7 @@ def open_session(
         return ort.InferenceSession(
             source, options or session_options(optimize), providers=["CPUExecutionProvider"]
         )
-    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
+    except Exception as error:
         raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
 
@@ -66,7 +66,7 @@ def run_session(
     """
     try:
         results: list[np.ndarray] = session.run(outputs, dict(feed))
-    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no public base
+    except Exception as error:
         raise DataError(f"onnxruntime failed on a sample: {first_line(error)}") from error
     return results
 

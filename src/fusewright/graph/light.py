@@ -1,0 +1,50 @@
+"""A proto without its large weights, for passes that read structure only.
+
+onnx's shape inference and version converter copy the whole model across to C++ and back; with the
+weights declared instead of stored that costs milliseconds, and the 2 GB limit is out of reach.
+"""
+
+from __future__ import annotations
+
+import onnx
+
+_SMALL = 1024
+
+
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which each initializer over 1 KB is a declared input (values are not copied)."""
+    light = onnx.ModelProto(ir_version=proto.ir_version, producer_name=proto.producer_name)
+    light.producer_version = proto.producer_version
+    light.opset_import.extend(proto.opset_import)
+    graph = light.graph
+    graph.name = proto.graph.name or "graph"
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    graph.sparse_initializer.extend(proto.graph.sparse_initializer)
+    for tensor in proto.graph.initializer:
+        if is_heavy(tensor):
+            declared = onnx.helper.make_tensor_value_info(
+                tensor.name, tensor.data_type, tensor.dims
+            )
+            graph.input.append(declared)
+        else:
+            graph.initializer.append(tensor)
+    return light
+
+
+def with_weights(light: onnx.ModelProto, proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Puts the large weights of `proto` back into a rewritten light copy, in place."""
+    heavy = [t for t in proto.graph.initializer if is_heavy(t)]
+    names = {t.name for t in heavy}
+    inputs = [v for v in light.graph.input if v.name not in names]
+    del light.graph.input[:]
+    light.graph.input.extend(inputs)
+    light.graph.initializer.extend(heavy)
+    return light
+
+
+def is_heavy(tensor: onnx.TensorProto) -> bool:
+    """Whether a stored tensor is left out of a light copy."""
+    return tensor.ByteSize() > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL

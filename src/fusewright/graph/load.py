@@ -1,0 +1,193 @@
+"""Reading an ONNX file: what it is, whether it is whole, and what in it onnxruntime cannot run."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
+
+from fusewright.errors import ModelError
+from fusewright.graph.model import Interface
+from fusewright.graph.session import TensorSpec, first_line
+
+OPSETS = range(7, 25)
+# Domains whose operators onnxruntime brings along; everything else is a custom op.
+RUNTIME_DOMAINS = frozenset(
+    {"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc", "ai.onnx.training"}
+)
+_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True)
+class Source:
+    """An ONNX file as found, before anything is done to it.
+
+    Attributes:
+        proto: the file's content; weights stored beside it are not loaded.
+        names: for each node its name, or its first output where it has none.
+        producers: tensor name → name of the node that writes it.
+        custom: operators that onnxruntime does not have, as `domain::op`.
+    """
+
+    path: Path
+    proto: onnx.ModelProto
+    opset: int
+    names: tuple[str, ...]
+    producers: dict[str, str]
+    custom: tuple[str, ...]
+    external: bool
+
+    @property
+    def interface(self) -> Interface:
+        """Inputs and outputs; an initializer that is listed as an input is not one."""
+        stored = {t.name for t in self.proto.graph.initializer}
+        return Interface(
+            tuple(_spec(v) for v in self.proto.graph.input if v.name not in stored),
+            tuple(_spec(v) for v in self.proto.graph.output),
+        )
+
+
+def read_source(path: str | Path) -> Source:
+    """Reads and checks an ONNX file.
+
+    Raises:
+        ModelError: no such file, not ONNX, truncated, external data missing or too short, or an
+            operator set outside 7 to 24.
+    """
+    path = Path(path)
+    proto = _parse(path)
+    _check_external(proto, path)
+    opset = _opset(proto, path)
+    names = tuple(n.name or (n.output[0] if n.output else n.op_type) for n in proto.graph.node)
+    producers = {
+        t: name for n, name in zip(proto.graph.node, names, strict=True) for t in n.output if t
+    }
+    return Source(
+        path, proto, opset, names, producers, _custom_ops(proto, opset), _is_external(proto)
+    )
+
+
+def load_weights(source: Source) -> onnx.ModelProto:
+    """The file's proto with its external data loaded into it."""
+    if source.external:
+        load_external_data_for_model(source.proto, str(source.path.parent))
+    return source.proto
+
+
+def inline_functions(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    """Replaces the calls of model-local functions by their bodies.
+
+    Raises:
+        ModelError: a function that calls itself, or one the inliner cannot handle.
+    """
+    if not proto.functions:
+        return proto
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{path}: its local functions cannot be inlined: {first_line(error)}"
+        ) from error
+
+
+def fingerprint(path: Path, proto: onnx.ModelProto) -> str:
+    """SHA-256 over the file and the files that hold its external data, in name order."""
+    digest = hashlib.sha256()
+    beside = {ExternalDataInfo(t).location for t in _external_tensors(proto)}
+    for file in (path, *(path.parent / name for name in sorted(beside))):
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    try:
+        proto = onnx.load_model(str(path), format="protobuf", load_external_data=False)
+    except DecodeError as error:
+        raise ModelError(f"{path}: not an ONNX file, or a truncated one") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
+    if not proto.ir_version or not proto.opset_import or not proto.graph.output:
+        raise ModelError(f"{path}: not an ONNX file, or a truncated one (no graph with outputs)")
+    return proto
+
+
+def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    external = onnx.TensorProto.EXTERNAL
+    return [t for t in proto.graph.initializer if t.data_location == external]
+
+
+def _is_external(proto: onnx.ModelProto) -> bool:
+    return bool(_external_tensors(proto))
+
+
+def _check_external(proto: onnx.ModelProto, path: Path) -> None:
+    sizes: dict[str, int] = {}
+    for tensor in _external_tensors(proto):
+        info = ExternalDataInfo(tensor)
+        file = path.parent / info.location
+        if info.location not in sizes:
+            if not file.is_file():
+                raise ModelError(
+                    f"{path}: external data '{info.location}' of tensor '{tensor.name}' is missing;"
+                    " it must lie beside the model"
+                )
+            sizes[info.location] = file.stat().st_size
+        needed = (info.offset or 0) + (info.length or 0)
+        if needed > sizes[info.location]:
+            raise ModelError(
+                f"{path}: external data '{info.location}' is too short: tensor '{tensor.name}' ends"
+                f" at byte {needed}, the file at {sizes[info.location]}"
+            )
+
+
+def _opset(proto: onnx.ModelProto, path: Path) -> int:
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            if entry.version not in OPSETS:
+                raise ModelError(
+                    f"{path}: opset {entry.version}; Fusewright reads {OPSETS[0]} to {OPSETS[-1]}"
+                )
+            return int(entry.version)
+    raise ModelError(f"{path}: imports no standard operator set")
+
+
+def _custom_ops(proto: onnx.ModelProto, opset: int) -> tuple[str, ...]:
+    local = {(f.domain, f.name) for f in proto.functions}
+    found = set()
+    for node in proto.graph.node:
+        if (node.domain, node.op_type) in local:
+            continue
+        standard = node.domain in ("", "ai.onnx")
+        unknown = standard and not onnx.defs.has(node.op_type, max_inclusive_version=opset)
+        if unknown or node.domain not in RUNTIME_DOMAINS:
+            found.add(f"{node.domain or 'ai.onnx'}::{node.op_type}")
+    return tuple(sorted(found))
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    kind = value.type.tensor_type
+    dtype = np.dtype(object)
+    if kind.elem_type in onnx.helper.get_all_tensor_dtypes():
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
+    if not kind.HasField("shape"):
+        return TensorSpec(value.name, dtype, None)
+    dims = tuple(
+        d.dim_param or None if not d.HasField("dim_value") else _static(d.dim_value)
+        for d in kind.shape.dim
+    )
+    return TensorSpec(value.name, dtype, dims)
+
+
+def _static(dim: int) -> int | None:
+    # paddle2onnx and Caffe2's converter write -1 where the size is unknown.
+    return dim if dim >= 0 else None

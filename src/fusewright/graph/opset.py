@@ -1,0 +1,36 @@
+"""Opset conversion, by onnx's converter; the result is verified like every other rewrite."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.version_converter
+
+from fusewright.errors import ModelError
+from fusewright.graph.light import with_weights, without_weights
+from fusewright.graph.session import first_line
+
+# Per-channel scales of weights exist from 13 on.
+INT8_OPSET = 13
+
+
+def convert_opset(proto: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
+    """Raises the model's standard opset to `minimum`; a newer one stays as it is.
+
+    Local functions must have been inlined: the converter drops them and leaves their calls.
+
+    Raises:
+        ModelError: the converter has no adapter for an operator of the model.
+    """
+    present = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
+    if present >= minimum:
+        return proto
+    try:
+        converted = onnx.version_converter.convert_version(without_weights(proto), minimum)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"opset {present} cannot be converted to {minimum}: {first_line(error)}"
+        ) from error
+    # Caffe2-era files carry IR versions that predate the opset they are converted to.
+    oldest = onnx.helper.find_min_ir_version_for(list(converted.opset_import), ignore_unknown=True)
+    converted.ir_version = max(converted.ir_version, oldest)
+    return with_weights(converted, proto)

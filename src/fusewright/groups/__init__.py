@@ -1,0 +1,36 @@
+"""The catalogue. Adding a group is one object in its family's file and one line here.
+
+Order is preference: the largest group first, with one exception. ActAdd stands in front of all,
+because an Act whose only consumer is a residual Add belongs to that Add.
+"""
+
+from __future__ import annotations
+
+from fusewright.groups.convolution import (
+    ACT_ADD,
+    CONV_BN,
+    CONV_BN_ACT,
+    CONV_BN_ACT_MAXPOOL,
+    CONV_BN_ADD,
+    CONV_BN_ADD_ACT,
+    CONV_TRANSPOSE_BN_ACT,
+)
+from fusewright.groups.kind import GroupKind
+from fusewright.groups.linear import LINEAR, LINEAR_ACT
+from fusewright.groups.pooling import ADAPTIVE_AVG_POOL
+
+CATALOGUE: tuple[GroupKind, ...] = (
+    ACT_ADD,
+    CONV_BN_ADD_ACT,
+    CONV_BN_ACT_MAXPOOL,
+    CONV_BN_ADD,
+    CONV_BN_ACT,
+    CONV_TRANSPOSE_BN_ACT,
+    LINEAR_ACT,
+    CONV_BN,
+    LINEAR,
+    ADAPTIVE_AVG_POOL,
+)
+KINDS = {kind.kind: kind for kind in CATALOGUE}
+
+__all__ = ["CATALOGUE", "KINDS", "GroupKind"]

@@ -1,0 +1,35 @@
+"""Act: what may follow a convolution or a Linear inside its group."""
+
+from __future__ import annotations
+
+from fusewright.match.pattern import Const, Pattern, const, number, one_of, op, optional
+
+# One node, one computed input.
+_SIMPLE = (
+    "Relu|LeakyRelu|HardSwish|HardSigmoid|Sigmoid|Tanh|Elu|Selu|Celu|Softplus|Softsign|Mish|Gelu"
+    "|Swish|ThresholdedRelu"
+)
+
+
+def act(x: Pattern) -> Pattern:
+    """Act(x), in one node or in the chains that have no operator in every opset."""
+    return one_of(
+        op(_SIMPLE, x),
+        op("Clip", x, optional(const()), optional(const())),
+        op("PRelu", x, Const("slope")),
+        op("Mul", x, op("Sigmoid", x)),  # SiLU, an operator (Swish) from opset 24 only
+        op("Mul", x, op("HardSigmoid", x)),  # HardSwish before opset 14
+        op("Mul", x, op("Tanh", op("Softplus", x))),  # Mish before opset 18
+        _gelu(x),
+    )
+
+
+def _gelu(x: Pattern) -> Pattern:
+    """GELU with erf, x·½·(1 + erf(x/√2)), in the orders that exporters write."""
+    inner = one_of(op("Div", x, number(2**0.5)), op("Mul", x, number(0.5**0.5)))
+    gate = op("Add", op("Erf", inner), number(1.0))
+    return one_of(
+        op("Mul", op("Mul", x, gate), number(0.5)),
+        op("Mul", x, op("Mul", gate, number(0.5))),
+        op("Mul", op("Mul", x, number(0.5)), gate),
+    )

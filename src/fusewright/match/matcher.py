@@ -1,0 +1,241 @@
+"""The matcher: lays a pattern over the graph, backwards from a node, trying every spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.walk import (
+    STANDARD_DOMAINS,
+    attribute,
+    is_constant,
+    producer,
+    scalar,
+)
+from fusewright.match.pattern import COMMUTATIVE, Const, OneOf, Op, Pattern, Var
+
+_RELATIVE = 1e-4
+
+
+@dataclass(frozen=True)
+class Miss:
+    """Why a pattern does not hold: the deepest point reached.
+
+    Attributes:
+        pattern: name of the group or rule.
+        node: name of the node where it failed.
+        expected: what the pattern asks for there.
+        found: what is there.
+        depth: how many nodes had matched by then.
+    """
+
+    pattern: str
+    node: str
+    expected: str
+    found: str
+    depth: int = 0
+
+    def __str__(self) -> str:
+        """One line for people."""
+        return f"expected {self.expected}, found {self.found}"
+
+
+@dataclass(frozen=True)
+class Match:
+    """A pattern laid over the graph.
+
+    Attributes:
+        root: the last node.
+        nodes: every matched node, the root first.
+        tensors: the tensors bound by name.
+        named: the nodes bound by name.
+    """
+
+    root: gs.Node
+    nodes: tuple[gs.Node, ...]
+    tensors: dict[str, gs.Tensor]
+    named: dict[str, gs.Node]
+
+    @property
+    def output(self) -> gs.Tensor:
+        """What the match computes."""
+        return self.root.outputs[0]
+
+
+@dataclass(frozen=True)
+class _State:
+    nodes: tuple[gs.Node, ...] = ()
+    tensors: tuple[tuple[str, gs.Tensor], ...] = ()
+    named: tuple[tuple[str, gs.Node], ...] = ()
+
+    def find(self, name: str) -> gs.Tensor | None:
+        return next((t for n, t in self.tensors if n == name), None)
+
+    def has(self, node: gs.Node) -> bool:
+        return any(n is node for n in self.nodes)
+
+
+class Matcher:
+    """Matches one pattern at many nodes of one graph, and remembers the deepest near miss."""
+
+    def __init__(self, name: str, pattern: Pattern, opset: int, outputs: Sequence[gs.Tensor]):
+        """`outputs` are the graph's outputs: interior values may not be among them."""
+        self.name, self.pattern, self.opset = name, pattern, opset
+        self._outputs = {id(t) for t in outputs}
+        self.miss: Miss | None = None
+
+    def all_at(self, root: gs.Node) -> Iterator[Match]:
+        """Every way the pattern ends at `root`; afterwards `miss` holds the deepest failure."""
+        self.miss = None
+        if not root.outputs:
+            return
+        for state in self._tensor(self.pattern, root.outputs[0], _State()):
+            if state.nodes and state.nodes[0] is root and self._is_closed(state):
+                yield Match(root, state.nodes, dict(state.tensors), dict(state.named))
+
+    def at(self, root: gs.Node) -> Match | None:
+        """The first match that ends at `root`."""
+        return next(self.all_at(root), None)
+
+    def fail(self, node: gs.Node, expected: str, found: str, depth: int) -> None:
+        """Remembers a failure if it is the deepest so far."""
+        if self.miss is None or depth > self.miss.depth:
+            self.miss = Miss(self.name, node.name, expected, found, depth)
+
+    def _is_closed(self, state: _State) -> bool:
+        """Interior values are read inside only, and no boundary tensor is made inside."""
+        inside = {id(n) for n in state.nodes}
+        root = state.nodes[0]
+        for node in state.nodes:
+            for tensor in node.outputs:
+                leaks = id(tensor) in self._outputs or any(
+                    id(c) not in inside for c in tensor.outputs
+                )
+                if leaks and node is not root:
+                    where = f"'{tensor.name}' used elsewhere"
+                    self.fail(node, "an interior value used once", where, len(state.nodes))
+                    return False
+        for name, tensor in state.tensors:
+            if any(id(p) in inside for p in tensor.inputs):
+                self.fail(root, f"'{name}' from outside", "a value of the group", len(state.nodes))
+                return False
+        return True
+
+    def _tensor(self, pattern: Pattern, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
+        if isinstance(pattern, Op):
+            yield from self._op(pattern, tensor, state)
+        elif isinstance(pattern, Var):
+            yield from self._bind(pattern, tensor, state)
+        elif isinstance(pattern, Const):
+            yield from self._const(pattern, tensor, state)
+        elif isinstance(pattern, OneOf):
+            for option in pattern.options:
+                yield from self._tensor(option, tensor, state)
+        elif tensor.is_empty():
+            yield state
+        else:
+            yield from self._tensor(pattern.inner, tensor, state)
+
+    def _bind(self, pattern: Var, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
+        bound = state.find(pattern.name)
+        if is_constant(tensor) or tensor.is_empty():
+            self._miss(state, f"a computed tensor '{pattern.name}'", "a constant")
+        elif bound is None:
+            yield replace(state, tensors=(*state.tensors, (pattern.name, tensor)))
+        elif bound is tensor:
+            yield state
+        else:
+            self._miss(state, f"'{bound.name}' again", f"'{tensor.name}'")
+
+    def _const(self, pattern: Const, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
+        if not is_constant(tensor):
+            self._miss(state, pattern.expected, f"the computed tensor '{tensor.name}'")
+        elif (pattern.value is not None and not _close(scalar(tensor), pattern.value)) or (
+            pattern.test is not None and not pattern.test(tensor)
+        ):
+            self._miss(state, pattern.expected, _describe(tensor))
+        elif pattern.name is None:
+            yield state
+        else:
+            bound = state.find(pattern.name)
+            if bound is None:
+                yield replace(state, tensors=(*state.tensors, (pattern.name, tensor)))
+            elif bound is tensor:
+                yield state
+
+    def _op(self, pattern: Op, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
+        node = producer(tensor)
+        if node is None:
+            if not pattern.skippable:
+                self._miss(state, _names(pattern), f"the input '{tensor.name}'")
+        elif not self._fits(pattern, node, tensor, state):
+            pass
+        elif state.has(node):
+            yield state
+        else:
+            named = state.named
+            if pattern.name is not None:
+                named = (*named, (pattern.name, node))
+            grown = replace(state, nodes=(*state.nodes, node), named=named)
+            yield from self._operands(pattern, node, grown)
+        if pattern.skippable:
+            yield from self._tensor(pattern.inputs[0], tensor, state)
+
+    def _fits(self, pattern: Op, node: gs.Node, tensor: gs.Tensor, state: _State) -> bool:
+        domain = STANDARD_DOMAINS if pattern.domain is None else (pattern.domain,)
+        if node.op not in pattern.types or node.domain not in domain:
+            if not pattern.skippable:
+                self.fail(node, _names(pattern), node.op, len(state.nodes))
+            return False
+        if node.outputs[0] is not tensor:
+            self.fail(node, f"the first output of {node.op}", tensor.name, len(state.nodes))
+            return False
+        for name, wanted in pattern.attrs.items():
+            found = attribute(node, name, self.opset)
+            if not (wanted(found) if callable(wanted) else found == wanted):
+                text = "another value" if callable(wanted) else f"{wanted}"
+                self.fail(node, f"{node.op}.{name} = {text}", f"{found}", len(state.nodes))
+                return False
+        return True
+
+    def _operands(self, pattern: Op, node: gs.Node, state: _State) -> Iterator[_State]:
+        tensors = list(node.inputs)
+        while len(tensors) > len(pattern.inputs) and tensors[-1].is_empty():
+            tensors.pop()
+        if len(tensors) > len(pattern.inputs):
+            self.fail(node, f"{len(pattern.inputs)} inputs", f"{len(tensors)}", len(state.nodes))
+            return
+        tensors += [gs.Variable.empty()] * (len(pattern.inputs) - len(tensors))
+        yield from self._inputs(pattern.inputs, tensors, state)
+        if node.op in COMMUTATIVE and len(tensors) == 2:
+            yield from self._inputs(pattern.inputs, tensors[::-1], state)
+
+    def _inputs(
+        self, patterns: Sequence[Pattern], tensors: Sequence[gs.Tensor], state: _State
+    ) -> Iterator[_State]:
+        if not patterns:
+            yield state
+            return
+        for grown in self._tensor(patterns[0], tensors[0], state):
+            yield from self._inputs(patterns[1:], tensors[1:], grown)
+
+    def _miss(self, state: _State, expected: str, found: str) -> None:
+        if state.nodes:
+            self.fail(state.nodes[-1], expected, found, len(state.nodes))
+
+
+def _names(pattern: Op) -> str:
+    return " or ".join(sorted(pattern.types))
+
+
+def _close(found: float | None, wanted: float) -> bool:
+    return found is not None and abs(found - wanted) <= _RELATIVE * max(abs(wanted), 1e-12)
+
+
+def _describe(tensor: gs.Tensor) -> str:
+    one = scalar(tensor)
+    if one is not None:
+        return f"{one:g}"
+    return f"a constant of shape {list(tensor.shape)}"

@@ -1,0 +1,158 @@
+"""Activations written out: clip pairs, HardSigmoid and HardSwish chains.
+
+The chains come from opsets older than the operator (paddle2onnx, PyTorch before 1.9, TensorFlow's
+relu6(x + 3)) and from onnxruntime, which writes HardSwish out when it cleans a model.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.walk import input_at, scalar
+from fusewright.match.matcher import Match
+from fusewright.match.pattern import Pattern, const, number, one_of, op, optional, var
+from fusewright.normalize.rule import Edit, Rule
+
+HARDSWISH_OPSET = 14
+_EXACT = 1e-6
+
+
+def _one(name: str) -> Pattern:
+    return const(
+        name, test=lambda t: scalar(t) is not None, expected=f"a one-element constant '{name}'"
+    )
+
+
+def _number(match: Match, name: str, default: float) -> float:
+    tensor = match.tensors.get(name)
+    found = None if tensor is None else scalar(tensor)
+    return default if found is None else found
+
+
+def _relu6(inner: Pattern) -> Pattern:
+    clip = op("Clip", inner, number(0.0), number(6.0))
+    return one_of(clip, op("Min", op("Relu", inner), number(6.0)))
+
+
+def _clip_pair(match: Match, edit: Edit) -> str | None:
+    low, high = _number(match, "low", 0.0), _number(match, "high", math.inf)
+    if low > high:
+        return f"a minimum of {low:g} above the maximum of {high:g}"
+    x = match.tensors["x"]
+    if low == 0 and math.isinf(high):
+        edit.replace(match, [edit.node("Relu", [x], match.root.name)])
+        return None
+    dtype = _dtype(match, x)
+    bounds = [
+        edit.constant(f"{match.root.name}_{n}", np.array(v, dtype))
+        for n, v in (("min", low), ("max", high))
+    ]
+    edit.replace(match, [edit.node("Clip", [x, *bounds], match.root.name)])
+    return None
+
+
+def _dtype(match: Match, x: gs.Tensor) -> np.dtype:
+    bound = match.tensors.get("low", match.tensors.get("high"))
+    return np.dtype(bound.dtype if bound is not None else x.dtype)
+
+
+def _clip_to_relu(match: Match, edit: Edit) -> str | None:
+    high = input_at(match.root, 2)
+    if high is not None and not (scalar(high) is not None and scalar(high) >= _float_max(high)):
+        return "an upper bound"
+    edit.replace(match, [edit.node("Relu", [match.tensors["x"]], match.root.name)])
+    return None
+
+
+def _float_max(tensor: gs.Tensor) -> float:
+    return float(np.finfo(tensor.dtype).max) if np.dtype(tensor.dtype).kind == "f" else math.inf
+
+
+def _hard_sigmoid(match: Match, edit: Edit) -> str | None:
+    if "factor" in match.tensors or "divisor" in match.tensors:
+        # relu6(x + 3)·c: HardSigmoid saturates at 1, so c must be 1/6.
+        alpha = _number(match, "factor", 1.0) / _number(match, "divisor", 1.0)
+        beta = 3.0 * alpha
+        if abs(6.0 * alpha - 1.0) > _EXACT:
+            return f"a factor of {alpha:g} where 1/6 is exact"
+    else:
+        alpha, beta = _number(match, "alpha", 1.0), _number(match, "beta", 0.0)
+    attrs = {"alpha": alpha, "beta": beta}
+    edit.replace(match, [edit.node("HardSigmoid", [match.tensors["x"]], match.root.name, attrs)])
+    return None
+
+
+def _hard_swish(match: Match, edit: Edit) -> str | None:
+    x, name = match.tensors["x"], match.root.name
+    alpha = _number(match, "factor", 1.0) / _number(match, "divisor", 1.0)
+    if ("factor" in match.tensors or "divisor" in match.tensors) and abs(6 * alpha - 1) > _EXACT:
+        return f"a factor of {alpha:g} where 1/6 is exact"
+    if edit.opset >= HARDSWISH_OPSET:
+        edit.replace(match, [edit.node("HardSwish", [x], name)])
+        return None
+    if match.root.op == "Mul" and len(match.nodes) == 2:
+        return f"HardSwish needs opset {HARDSWISH_OPSET}; x·HardSigmoid(x) stays"
+    attrs = {"alpha": 1.0 / 6.0, "beta": 0.5}
+    gate = edit.node("HardSigmoid", [x], f"{name}_gate", attrs)
+    edit.replace(match, [gate, edit.node("Mul", [x, gate.outputs[0]], name)])
+    return None
+
+
+def _near(value: float) -> object:
+    return lambda found: abs(found - value) <= _EXACT
+
+
+_X = var("x")
+_SHIFTED = _relu6(op("Add", _X, number(3.0)))
+_GATE = op("HardSigmoid", _X, alpha=_near(1.0 / 6.0), beta=_near(0.5))
+_LINE = one_of(op("Add", op("Mul", _X, _one("alpha")), _one("beta")), op("Add", _X, _one("beta")))
+
+RULES = (
+    Rule(
+        "ClipPair",
+        "min(max(x, a), b) → Clip(x, a, b)",
+        one_of(
+            op("Min", op("Max", _X, _one("low")), _one("high")),
+            op("Max", op("Min", _X, _one("high")), _one("low")),
+            op("Min", op("Relu", _X), _one("high")),
+            op("Max", _X, number(0.0)),
+        ),
+        _clip_pair,
+    ),
+    Rule(
+        "ClipToRelu",
+        "Clip(x, 0, ∞) → Relu(x)",
+        op("Clip", _X, number(0.0), optional(const("high"))),
+        _clip_to_relu,
+    ),
+    Rule(
+        "HardSwishChain",
+        "x·relu6(x+3)/6 → HardSwish(x)",
+        one_of(
+            op("Div", op("Mul", _X, _SHIFTED), _one("divisor")),
+            op("Mul", op("Mul", _X, _SHIFTED), _one("factor")),
+            op("Mul", _X, op("Div", _SHIFTED, _one("divisor"))),
+            op("Mul", _X, op("Mul", _SHIFTED, _one("factor"))),
+        ),
+        _hard_swish,
+    ),
+    Rule(
+        "HardSigmoidChain",
+        "relu6(x+3)/6 or clip(αx+β, 0, 1) → HardSigmoid(x)",
+        one_of(
+            op("Div", _SHIFTED, _one("divisor")),
+            op("Mul", _SHIFTED, _one("factor")),
+            op("Clip", _LINE, number(0.0), number(1.0)),
+        ),
+        _hard_sigmoid,
+    ),
+    Rule(
+        "HardSwish",
+        "x·HardSigmoid(x, 1/6, 1/2) → HardSwish(x)",
+        op("Mul", _X, _GATE),
+        _hard_swish,
+    ),
+)

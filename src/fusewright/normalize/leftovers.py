@@ -1,0 +1,54 @@
+"""What says nothing: Identity, Dropout, a Pad by zero, a Sum of two."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fusewright.graph.edit import bypass
+from fusewright.graph.walk import input_at, is_constant, scalar, values
+from fusewright.match.matcher import Match
+from fusewright.match.pattern import Const, Var, one_of, op, optional, var
+from fusewright.normalize.rule import Edit, Rule
+
+_ANY = one_of(Var("x"), Const("x"))
+_MAYBE = optional(one_of(Const(), Var("unused")))
+_MAYBE_TOO = optional(one_of(Const(), Var("unused_too")))
+
+
+def _skip(match: Match, edit: Edit) -> str | None:
+    done = bypass(edit.model.graph, match.root, match.tensors["x"])
+    return None if done else "it names an output of the model"
+
+
+def _drop_dropout(match: Match, edit: Edit) -> str | None:
+    node = match.root
+    training = input_at(node, 2)
+    if training is not None and scalar(training) != 0:
+        return "it may run in training mode"
+    if any(t.outputs or any(t is o for o in edit.model.graph.outputs) for t in node.outputs[1:]):
+        return "its mask is used"
+    return _skip(match, edit)
+
+
+def _drop_pad(match: Match, edit: Edit) -> str | None:
+    pads = input_at(match.root, 1)
+    if pads is None or not is_constant(pads) or np.any(values(pads)):
+        return "it pads"
+    return _skip(match, edit)
+
+
+def _sum_to_add(match: Match, edit: Edit) -> str | None:
+    edit.replace(match, [edit.node("Add", match.root.inputs, match.root.name)])
+    return None
+
+
+RULES = (
+    Rule("Identity", "Identity(x) → x", op("Identity", _ANY), _skip),
+    Rule("Dropout", "Dropout(x) → x", op("Dropout", _ANY, _MAYBE, _MAYBE_TOO), _drop_dropout),
+    # TorchScript writes nn.ZeroPad2d(0), and Keras' ZeroPadding2D of "valid", as a Pad of zeros.
+    Rule("ZeroPad", "Pad(x, 0) → x", op("Pad", var("x"), Const(), _MAYBE, _MAYBE_TOO), _drop_pad),
+    # Caffe2 writes the residual Add as a Sum.
+    Rule(
+        "SumOfTwo", "Sum(a, b) → a + b", op("Sum", one_of(Var("a"), Const("a")), _ANY), _sum_to_add
+    ),
+)

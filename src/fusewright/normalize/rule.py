@@ -1,0 +1,126 @@
+"""What a normalizer is: a spelling, and the rewrite to its normal form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.edit import Names, detach, sweep
+from fusewright.graph.model import Model
+from fusewright.match.matcher import Match, Matcher, Miss
+from fusewright.match.pattern import Pattern, root_types
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One spelling and its normal form.
+
+    Attributes:
+        name: what the trace and the report call it.
+        formula: the rewrite in one line.
+        pattern: the spelling.
+        rewrite: edits the graph; returns the reason where it must not be done.
+    """
+
+    name: str
+    formula: str
+    pattern: Pattern
+    rewrite: Callable[[Match, Edit], str | None]
+
+
+@dataclass
+class Edit:
+    """What a rewrite works with: the model, and fresh names."""
+
+    model: Model
+    names: Names
+
+    @property
+    def opset(self) -> int:
+        """The model's standard opset."""
+        return self.model.opset
+
+    def constant(self, name: str, array: np.ndarray) -> gs.Constant:
+        """A new stored tensor."""
+        return gs.Constant(self.names.fresh(name), np.ascontiguousarray(array))
+
+    def stored(self, old: gs.Constant, array: np.ndarray) -> gs.Constant:
+        """A changed value for `old`: in place where one node alone reads it, else a new tensor."""
+        if len(old.outputs) == 1:
+            old.values = np.ascontiguousarray(array)
+            return old
+        return self.constant(f"{old.name}_folded", array)
+
+    def replace(self, match: Match, new: Sequence[gs.Node]) -> None:
+        """Puts `new` in the place of the matched nodes; its last node writes their output."""
+        output = match.output
+        taken = {id(n) for n in new}
+        old = [n for n in match.nodes if id(n) not in taken]
+        for node in new:
+            self.model.merge_origins(node, match.nodes)
+        for node in old:
+            detach(node)
+        if not any(t is output for t in new[-1].outputs):
+            new[-1].outputs = [output]
+        present = {id(n) for n in self.model.graph.nodes}
+        self.model.graph.nodes.extend(n for n in new if id(n) not in present)
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[gs.Tensor],
+        name: str,
+        attrs: Mapping[str, Any] | None = None,
+    ) -> gs.Node:
+        """A new node; its output is named after it until `replace` gives it the old one."""
+        name = self.names.fresh(name)
+        output = gs.Variable(self.names.fresh(f"{name}_output"))
+        return gs.Node(op, name, dict(attrs or {}), list(inputs), [output])
+
+
+@dataclass
+class Outcome:
+    """What one rule did to one graph."""
+
+    rule: str
+    applied: list[str] = field(default_factory=list)
+    misses: list[Miss] = field(default_factory=list)
+
+
+def apply_rule(rule: Rule, model: Model) -> Outcome:
+    """Applies one rule wherever it holds, in node order, until nothing changes."""
+    outcome = Outcome(rule.name)
+    edit = Edit(model, Names(model.graph))
+    roots = root_types(rule.pattern)
+    refused: set[int] = set()
+    while _pass_over(rule, edit, roots, refused, outcome):
+        sweep(model.graph)
+    return outcome
+
+
+def _pass_over(
+    rule: Rule, edit: Edit, roots: frozenset[str], refused: set[int], outcome: Outcome
+) -> bool:
+    changed = False
+    matcher = Matcher(rule.name, rule.pattern, edit.opset, edit.model.graph.outputs)
+    for node in [n for n in edit.model.graph.nodes if n.op in roots]:
+        if not node.outputs or id(node) in refused:
+            continue
+        match = matcher.at(node)
+        if match is None:
+            if matcher.miss is not None and matcher.miss.depth > 1:
+                outcome.misses.append(matcher.miss)
+            refused.add(id(node))
+            continue
+        reason = rule.rewrite(match, edit)
+        if reason is None:
+            outcome.applied.append(node.name)
+            changed = True
+        else:
+            outcome.misses.append(Miss(rule.name, node.name, rule.formula, reason))
+            refused.add(id(node))
+    return changed

@@ -1,0 +1,1 @@
+"""Plan: recognise, decide, the plan file, and collapsing groups into local functions."""

@@ -1,0 +1,125 @@
+"""Deciding: which groups are quantized, each with its reason. Nothing is edited here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.errors import UsageError
+from fusewright.graph.walk import attribute
+from fusewright.plan.demand import settle_unweighted
+from fusewright.plan.plan import FLOAT, INT8, Group, Plan, node_index
+from fusewright.target import TENSORRT, Target
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the user asks for.
+
+    Attributes:
+        exclude: globs on group and node names, or `op:Conv` on operator types; what matches
+            stays float.
+        include: the same; where given, only what matches is quantized.
+    """
+
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    target: Target = TENSORRT
+
+
+def decide(plan: Plan, rules: Rules = Rules()) -> None:
+    """Sets decision and reason of every group.
+
+    Raises:
+        UsageError: a pattern that matches nothing.
+    """
+    nodes = node_index(plan.model.graph)
+    excluded = _matching(plan, rules.exclude, "--exclude")
+    included = _matching(plan, rules.include, "--include")
+    for group in plan.groups:
+        why_not = _impossible(group, nodes, plan.model.opset, rules.target)
+        if why_not is None and id(group) in excluded:
+            why_not = f"excluded by '{excluded[id(group)]}'"
+        if why_not is None and rules.include and id(group) not in included:
+            why_not = "not among what --include names"
+        group.decision = FLOAT if why_not is not None else INT8
+        group.reason = why_not or "its contract: " + _contract(group)
+    settle(plan)
+
+
+def settle(plan: Plan) -> None:
+    """Takes INT8 from groups without weights whose output nobody reads in INT8."""
+    for group in settle_unweighted(plan.groups, plan.model.graph, plan.model.opset):
+        group.decision = FLOAT
+        group.reason = (
+            "without weights, and its output is not read in INT8: pairs on both sides or neither"
+        )
+
+
+def impossible(group: Group, plan: Plan, target: Target = TENSORRT) -> str | None:
+    """Why the group cannot be INT8 on the target, or None where it can."""
+    return _impossible(group, node_index(plan.model.graph), plan.model.opset, target)
+
+
+def _impossible(group: Group, nodes: dict[str, gs.Node], opset: int, target: Target) -> str | None:
+    if not group.inputs_to_quantize:
+        return "its contract asks for no Q/DQ: it does not commute with them"
+    layer = next(
+        (
+            nodes[m]
+            for m in group.members
+            if "w" in group.parameters
+            and any(t.name == group.parameters["w"] for t in nodes[m].inputs)
+        ),
+        None,
+    )
+    if layer is None:
+        return None
+    weight = next(t for t in layer.inputs if t.name == group.parameters["w"])
+    if np.dtype(weight.dtype) != np.float32:
+        return f"weights of type {np.dtype(weight.dtype)}; INT8 here starts from float32"
+    groups = int(attribute(layer, "group", opset) or 1)
+    return None if groups == 1 else _grouped(layer, weight.shape, groups, target)
+
+
+def _grouped(layer: gs.Node, shape: Sequence[int], groups: int, target: Target) -> str | None:
+    first, second = int(shape[0]), int(shape[1])
+    into, out = (second, first // groups) if layer.op == "Conv" else (first // groups, second)
+    multiple = target.int8_group_multiple
+    if into % multiple == 0 and out % multiple == 0:
+        return None
+    return (
+        f"grouped convolution with {into} input and {out} output channels per group: {target.name}"
+        f" runs INT8 only with multiples of {multiple}"
+    )
+
+
+def _contract(group: Group) -> str:
+    inputs = ", ".join(group.inputs[i] for i in group.inputs_to_quantize)
+    axes = [
+        "per tensor" if axis is None else f"per channel (axis {axis})"
+        for name, axis in group.spec.weights.items()
+        if name in group.parameters
+    ]
+    return f"inputs {inputs}" + (f"; weights {axes[0]}" if axes else "")
+
+
+def _matching(plan: Plan, patterns: Sequence[str], option: str) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for pattern in patterns:
+        hits = [g for g in plan.groups if _matches(g, pattern)]
+        if not hits:
+            raise UsageError(f"{option} '{pattern}' matches no group, node or operator")
+        for group in hits:
+            found.setdefault(id(group), pattern)
+    return found
+
+
+def _matches(group: Group, pattern: str) -> bool:
+    if pattern.startswith("op:"):
+        return any(fnmatchcase(op, pattern[3:]) for op in (*group.ops, group.kind))
+    return any(fnmatchcase(name, pattern) for name in (group.name, *group.nodes))

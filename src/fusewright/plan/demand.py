@@ -1,0 +1,115 @@
+"""Which tensors the quantized groups want in INT8, and what a Q/DQ pair may move through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.walk import attribute, input_at, is_constant, scalar
+from fusewright.plan.plan import Group, node_index
+
+# Ops that only move or select elements: DQ(Q(op(x))) = op(DQ(Q(x))). AveragePool, Resize and
+# GlobalAveragePool compute new values and do not commute.
+_MOVERS = frozenset(
+    {
+        "DepthToSpace",
+        "Flatten",
+        "Identity",
+        "MaxPool",
+        "Reshape",
+        "Slice",
+        "SpaceToDepth",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+
+Edge = tuple[int, int]
+
+
+def data_inputs(node: gs.Node, opset: int) -> tuple[gs.Tensor, ...]:
+    """The inputs through which a pair behind `node` may move; empty where it may not."""
+    if node.domain is not None:
+        return ()
+    if node.op in _MOVERS:
+        unused = all(not t.outputs for t in node.outputs[1:])
+        return (node.inputs[0],) if node.op == "Split" or unused else ()
+    if node.op == "Concat":
+        return () if any(is_constant(t) for t in node.inputs) else tuple(node.inputs)
+    if node.op == "Pad" and _pads_with_own_values(node, opset):
+        return (node.inputs[0],)
+    return ()
+
+
+def _pads_with_own_values(node: gs.Node, opset: int) -> bool:
+    if attribute(node, "mode", opset) != "constant":
+        return True
+    fill = input_at(node, 2)
+    return fill is None or scalar(fill) == 0
+
+
+def edge(node: gs.Node, index: int) -> Edge:
+    """An input slot of a node, as a key."""
+    return id(node), index
+
+
+def demanded_edges(groups: Iterable[Group], nodes: dict[str, gs.Node]) -> dict[Edge, gs.Tensor]:
+    """Every input slot that a quantized group's contract wants behind a Q/DQ pair."""
+    edges: dict[Edge, gs.Tensor] = {}
+    for group in groups:
+        if not group.is_quantized:
+            continue
+        wanted = {group.inputs[i] for i in group.inputs_to_quantize}
+        for name in group.members:
+            node = nodes[name]
+            for i, tensor in enumerate(node.inputs):
+                if tensor.name in wanted and not is_constant(tensor):
+                    edges[edge(node, i)] = tensor
+    return edges
+
+
+def is_wholly_demanded(
+    tensor: gs.Tensor, edges: dict[Edge, gs.Tensor], outputs: frozenset[int], opset: int
+) -> bool:
+    """Whether everything that reads `tensor`, through movers too, reads it quantized."""
+    if id(tensor) in outputs or not tensor.outputs:
+        return False
+    for node in tensor.outputs:
+        slots = [i for i, t in enumerate(node.inputs) if t is tensor]
+        if slots and all(edge(node, i) in edges for i in slots):
+            continue
+        moved = any(t is tensor for t in data_inputs(node, opset))
+        if not moved or not all(
+            is_wholly_demanded(t, edges, outputs, opset) for t in node.outputs if t.outputs
+        ):
+            return False
+        if any(id(t) in outputs for t in node.outputs):
+            return False
+    return True
+
+
+def settle_unweighted(groups: Iterable[Group], graph: gs.Graph, opset: int) -> list[Group]:
+    """Groups without weights whose output is not wholly read in INT8, and so must stay float.
+
+    Switching one off can take the quantized reader from another: repeated until nothing changes.
+    """
+    groups = list(groups)
+    nodes = node_index(graph)
+    outputs = frozenset(id(t) for t in graph.outputs)
+    dropped: list[Group] = []
+    while True:
+        active = [g for g in groups if not any(g is d for d in dropped)]
+        edges = demanded_edges(active, nodes)
+        losing = [
+            g
+            for g in active
+            if g.is_quantized
+            and g.spec.needs_quantized_output
+            and not is_wholly_demanded(nodes[g.members[-1]].outputs[0], edges, outputs, opset)
+        ]
+        if not losing:
+            return dropped
+        dropped += losing

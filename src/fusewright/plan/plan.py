@@ -1,0 +1,129 @@
+"""The plan: the groups of one model, a decision for each, and the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_graphsurgeon as gs
+
+from fusewright.errors import PlanError
+from fusewright.graph.model import Model
+from fusewright.groups import KINDS, GroupKind
+
+INT8, FLOAT = "int8", "float"
+HEAVY_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention"})
+
+
+@dataclass
+class Group:
+    """One recognised group.
+
+    Attributes:
+        kind: its kind in the catalogue.
+        name: readable and unique; the name of the call when collapsed.
+        nodes: names in the input file; an unnamed node goes by its first output.
+        inputs: the computed tensors it reads, in the order of the call.
+        parameters: the stored tensors behind them, by their name in the kind.
+        output: the tensor it writes.
+        members: names of its nodes in the normalized graph, in topological order.
+        inputs_to_quantize: positions in `inputs` that get a Q/DQ pair when the decision is INT8.
+        decision: `int8` or `float`; later precisions extend the set.
+        reason: why.
+        apply: False switches the group off: neither quantized nor collapsed.
+    """
+
+    kind: str
+    name: str
+    nodes: tuple[str, ...]
+    inputs: tuple[str, ...]
+    parameters: dict[str, str]
+    output: str
+    members: tuple[str, ...]
+    ops: tuple[str, ...]
+    inputs_to_quantize: tuple[int, ...]
+    decision: str = FLOAT
+    reason: str = ""
+    apply: bool = True
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether it gets Q/DQ pairs."""
+        return self.apply and self.decision != FLOAT
+
+    @property
+    def spec(self) -> GroupKind:
+        """Its kind, with pattern and contract."""
+        return KINDS[self.kind]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `inspect --json` prints of it."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "nodes": list(self.nodes),
+            "inputs": list(self.inputs),
+            "output": self.output,
+            "inputs_to_quantize": list(self.inputs_to_quantize),
+            "weights": [
+                {"tensor": self.parameters[name], "axis": axis}
+                for name, axis in self.spec.weights.items()
+                if name in self.parameters
+            ],
+            "decision": self.decision if self.apply else FLOAT,
+            "reason": self.reason if self.apply else "switched off",
+        }
+
+
+@dataclass(frozen=True)
+class Unclaimed:
+    """A heavy op that no group claimed, with the reason."""
+
+    op: str
+    name: str
+    reason: str
+
+    def to_dict(self) -> dict[str, str]:
+        """As `inspect --json` prints it."""
+        return {"op": self.op, "name": self.name, "reason": self.reason}
+
+
+@dataclass
+class Plan:
+    """The groups of one model, a decision for each, and what no group claimed."""
+
+    model: Model
+    groups: list[Group]
+    unclaimed: list[Unclaimed] = field(default_factory=list)
+    precision: str = INT8
+
+    def group(self, name: str) -> Group:
+        """The group of this name.
+
+        Raises:
+            PlanError: there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise PlanError(f"the model has no group '{name}'")
+
+    def counts(self) -> dict[str, int]:
+        """Number of groups by kind, in the order of the catalogue."""
+        kinds = [group.kind for group in self.groups]
+        return {kind: kinds.count(kind) for kind in KINDS if kind in kinds}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `inspect --json` prints."""
+        return {
+            "model": str(self.model.path),
+            "opset": self.model.opset,
+            "groups": [group.to_dict() for group in self.groups],
+            "unclaimed": [entry.to_dict() for entry in self.unclaimed],
+            "notes": list(self.model.notes),
+        }
+
+
+def node_index(graph: gs.Graph) -> dict[str, gs.Node]:
+    """Nodes by name."""
+    return {node.name: node for node in graph.nodes}

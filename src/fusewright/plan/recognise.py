@@ -1,0 +1,152 @@
+"""Recognising: the catalogue laid over the graph, largest group first."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.model import Model
+from fusewright.graph.walk import levels, producer
+from fusewright.groups import CATALOGUE, GroupKind
+from fusewright.match.matcher import Match, Matcher, Miss
+from fusewright.match.pattern import root_types
+from fusewright.plan.plan import HEAVY_OPS, Group, Plan, Unclaimed
+
+
+@dataclass
+class _Search:
+    """One walk of the catalogue over one graph."""
+
+    model: Model
+    position: dict[int, int]
+    level: dict[int, int]
+    by_op: dict[str, list[gs.Node]]
+    claimed: set[int] = field(default_factory=set)
+    groups: list[Group] = field(default_factory=list)
+    misses: list[Miss] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+
+
+def recognise(
+    model: Model,
+    catalogue: Sequence[GroupKind] = CATALOGUE,
+    known_misses: Iterable[Miss] = (),
+) -> tuple[Plan, list[Miss]]:
+    """Lays the catalogue over the model.
+
+    Args:
+        known_misses: what earlier stages could not rewrite; reasons for ops left unclaimed.
+
+    Returns:
+        A plan without decisions, groups in topological order, and the near misses.
+    """
+    nodes = model.graph.nodes
+    by_op: dict[str, list[gs.Node]] = defaultdict(list)
+    for node in nodes:
+        by_op[node.op].append(node)
+    position = {id(node): i for i, node in enumerate(nodes)}
+    search = _Search(model, position, levels(nodes), by_op)
+    for kind in catalogue:
+        _search_kind(kind, search)
+    index = {node.name: i for i, node in enumerate(nodes)}
+    search.groups.sort(key=lambda group: index[group.members[-1]])
+    unclaimed = _unclaimed(search, catalogue, list(known_misses))
+    return Plan(model, search.groups, unclaimed), search.misses
+
+
+def _search_kind(kind: GroupKind, search: _Search) -> None:
+    matcher = Matcher(kind.kind, kind.pattern, search.model.opset, search.model.graph.outputs)
+    roots = [node for op in root_types(kind.pattern) for node in search.by_op[op]]
+    # Backwards: a pattern whose last node is optional then meets the longer form first.
+    roots.sort(key=lambda node: -search.position[id(node)])
+    for root in roots:
+        if id(root) in search.claimed:
+            continue
+        match = _best(kind, matcher, root, search)
+        if match is not None:
+            search.claimed.update(id(node) for node in match.nodes)
+            search.groups.append(_to_group(kind, match, search))
+        elif matcher.miss is not None and matcher.miss.depth > 1:
+            search.misses.append(matcher.miss)
+
+
+def _best(kind: GroupKind, matcher: Matcher, root: gs.Node, search: _Search) -> Match | None:
+    """Of several ways to end at `root`, the one on the longer branch, then the first in order."""
+    candidates = []
+    for match in matcher.all_at(root):
+        if any(id(node) in search.claimed for node in match.nodes):
+            continue
+        found = kind.rejects(match) if kind.rejects is not None else None
+        if found is not None:
+            matcher.fail(root, kind.formula, found, len(match.nodes))
+        else:
+            candidates.append(match)
+    return max(candidates, key=lambda match: _precedence(match, search), default=None)
+
+
+def _precedence(match: Match, search: _Search) -> tuple[int, int]:
+    source = producer(match.tensors["x"])
+    branch = 0 if source is None else search.level[id(source)]
+    return branch, -min(search.position[id(node)] for node in match.nodes)
+
+
+def _to_group(kind: GroupKind, match: Match, search: _Search) -> Group:
+    members = sorted(match.nodes, key=lambda node: search.position[id(node)])
+    anchor = match.named[kind.anchor]
+    origins = dict.fromkeys(o for node in members for o in search.model.origin(node))
+    name = number = (search.model.origin(anchor) or (anchor.name,))[0]
+    suffix = 1
+    while number in search.names:
+        suffix += 1
+        number = f"{name}_{suffix}"
+    search.names.add(number)
+    return Group(
+        kind=kind.kind,
+        name=number,
+        nodes=tuple(origins),
+        inputs=tuple(match.tensors[n].name for n in kind.inputs),
+        parameters={n: match.tensors[n].name for n in kind.parameters if n in match.tensors},
+        output=match.output.name,
+        members=tuple(node.name for node in members),
+        ops=tuple(dict.fromkeys(node.op for node in members)),
+        inputs_to_quantize=tuple(sorted(kind.inputs_to_quantize)),
+    )
+
+
+def _unclaimed(
+    search: _Search, catalogue: Sequence[GroupKind], known: Sequence[Miss]
+) -> list[Unclaimed]:
+    graph, found = search.model.graph, []
+    reasons = {miss.node: miss for miss in known}
+    for node in graph.nodes:
+        if node.op in HEAVY_OPS and id(node) not in search.claimed:
+            miss = _explain(node, search, catalogue) or reasons.get(node.name)
+            reason = str(miss) if miss is not None else f"no group has a {node.op}"
+            found.append(Unclaimed(node.op, _file_name(node, search.model), reason))
+        for subgraph in node.subgraphs(recursive=True):
+            where = f"inside a subgraph of {node.op} '{node.name}', which is left as it was"
+            found += [
+                Unclaimed(inner.op, inner.name or inner.outputs[0].name, where)
+                for inner in subgraph.nodes
+                if inner.op in HEAVY_OPS
+            ]
+    return found
+
+
+def _explain(node: gs.Node, search: _Search, catalogue: Sequence[GroupKind]) -> Miss | None:
+    for kind in reversed(catalogue):
+        if node.op in root_types(kind.pattern):
+            matcher = Matcher(
+                kind.kind, kind.pattern, search.model.opset, search.model.graph.outputs
+            )
+            if matcher.at(node) is None and matcher.miss is not None:
+                return matcher.miss
+    return None
+
+
+def _file_name(node: gs.Node, model: Model) -> str:
+    origin = model.origin(node)
+    return origin[0] if origin else str(node.name)

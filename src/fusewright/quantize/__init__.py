@@ -1,0 +1,1 @@
+"""Quantizing: placement decided, pairs inserted, weights scaled."""

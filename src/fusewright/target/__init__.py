@@ -1,0 +1,5 @@
+"""What engines can do, as data. Decisions read it, and their reasons cite it."""
+
+from fusewright.target.table import TENSORRT, Target
+
+__all__ = ["TENSORRT", "Target"]
