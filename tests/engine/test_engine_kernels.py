@@ -129,8 +129,11 @@ def test_figures_of_the_recorded_plan() -> None:
 
 
 def test_constants_count_once() -> None:
-    weight = _tensor("Float", 4, 4, name="w")
-    rows = describe_kernels([_kernel(("a",), constants=(weight, weight))] * 2, ())
+    kernels = [
+        _kernel(("a",), constants=tuple(_tensor("Float", 4, 4, name="w") for _ in range(2)))
+        for _ in range(2)
+    ]
+    rows = describe_kernels(kernels, ())
     assert _report(rows).weight_bytes == 64
 
 

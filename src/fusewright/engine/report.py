@@ -188,7 +188,10 @@ def _neighbours(kernels: Sequence[Kernel]) -> list[tuple[int, ...]]:
     before = [[writers[t.name] for t in k.inputs if t.name in writers] for k in kernels]
     after = [[i for t in k.outputs for i in readers.get(t.name, ())] for k in kernels]
     named = [bool(kernel.nodes) for kernel in kernels]
-    return [() if named[i] else () or _nearest(i, after, named) for i in range(len(kernels))]
+    return [
+        () if named[i] else _nearest(i, before, named) or _nearest(i, after, named)
+        for i in range(len(kernels))
+    ]
 
 
 def _nearest(start: int, edges: Sequence[Sequence[int]], named: Sequence[bool]) -> tuple[int, ...]:
