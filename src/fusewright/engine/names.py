@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import onnx
 
@@ -27,7 +27,7 @@ def heavy_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def _heavy(
-    nodes: list[onnx.NodeProto], functions: dict[tuple[str, str], onnx.FunctionProto]
+    nodes: Iterable[onnx.NodeProto], functions: dict[tuple[str, str], onnx.FunctionProto]
 ) -> Iterator[str]:
     for node in nodes:
         body = functions.get((node.domain, node.op_type))
