@@ -115,7 +115,7 @@ def _estimated_error(bins: Bins, levels: int) -> np.ndarray:
     beyond = sums[:, -1:] - sums[:, 1:]
     clipped = beyond[2] - 2 * tops * beyond[1] + tops * tops * beyond[0]
     rounded = step * step / 12 * (sums[0, 1:] - sums[0, dead])
-    return sums[2, dead] + rounded + clipped
+    return np.asarray(sums[2, dead] + rounded + clipped)
 
 
 def squared_error(bins: Bins, thresholds: np.ndarray, levels: int = 127) -> np.ndarray:
@@ -170,6 +170,7 @@ def entropy(bins: Bins, levels: int = 128) -> float:
         divergence = (surprise - cross) / total + np.log(sums[kept] / total)
     # A level that holds outliers only has p > 0 where q = 0: infinitely bad.
     divergence[~np.isfinite(divergence)] = np.inf
+    divergence = divergence.round(9)  # few distinct values: equal but for the last digits
     return float(bins.edges[-1] * kept[_argmin_last(divergence)] / _LINEAR_BINS)
 
 

@@ -200,4 +200,5 @@ def _flat_float32(array: np.ndarray, name: str) -> np.ndarray:
     """The values as contiguous float32 [n]; float16 widens exactly, float64 rounds."""
     if array.dtype.kind != "f":
         raise DataError(f"tensor {name!r} is {array.dtype}, only floating point can be calibrated")
-    return np.ascontiguousarray(array, np.float32).reshape(-1)
+    with np.errstate(over="ignore"):  # becomes Inf, which is reported
+        return np.ascontiguousarray(array, np.float32).reshape(-1)
