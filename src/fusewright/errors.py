@@ -1,4 +1,4 @@
-"""What can go wrong: one small family, each message one line that names the culprit and the cure."""
+"""What can go wrong: one small family; a message is one line that names culprit and cure."""
 
 from __future__ import annotations
 

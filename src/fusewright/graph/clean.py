@@ -15,6 +15,7 @@ import onnxruntime as ort
 from fusewright.errors import ModelError
 from fusewright.graph.session import first_line, session_options
 
+_IN_ONE_FILE = 1 << 30
 # Everything at the basic level that merges operators, moves transposes, or touches Q/DQ.
 LEFT_OUT = (
     "ConvAddFusion",
@@ -37,8 +38,8 @@ LEFT_OUT = (
 )
 
 
-def clean(source: bytes | Path) -> onnx.ModelProto:
-    """Runs the optimizer over a model (serialized, or a path) and returns what it wrote.
+def clean(source: onnx.ModelProto | Path) -> onnx.ModelProto:
+    """Runs the optimizer over a model (a proto, or a path) and returns what it wrote.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
@@ -54,9 +55,11 @@ def clean(source: bytes | Path) -> onnx.ModelProto:
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
         )
+        if isinstance(source, onnx.ModelProto):
+            source = _written(source, Path(folder))
         try:
             ort.InferenceSession(
-                source if isinstance(source, bytes) else str(source),
+                str(source),
                 options,
                 providers=["CPUExecutionProvider"],
                 disabled_optimizers=list(LEFT_OUT),
@@ -69,6 +72,12 @@ def clean(source: bytes | Path) -> onnx.ModelProto:
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
     return proto
+
+
+def _written(proto: onnx.ModelProto, folder: Path) -> Path:
+    path = folder / "source.onnx"
+    onnx.save(proto, str(path), save_as_external_data=proto.ByteSize() > _IN_ONE_FILE)
+    return path
 
 
 def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:

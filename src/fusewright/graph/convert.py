@@ -21,7 +21,7 @@ from fusewright.graph.walk import toposort
 G_LOGGER.severity = G_LOGGER.ERROR
 
 
-def to_model(proto: onnx.ModelProto, source: Source, fingerprint: str = "") -> Model:
+def to_model(proto: onnx.ModelProto, source: Source) -> Model:
     """Imports a cleaned proto: types inferred, nodes named and sorted, constants as constants.
 
     Args:
@@ -42,7 +42,7 @@ def to_model(proto: onnx.ModelProto, source: Source, fingerprint: str = "") -> M
     _name_nodes(graph)
     _restore_interface(graph, source)
     origins = trace_origins(graph.nodes, set(source.names), source.producers)
-    return Model(source.path, graph, origins, source.interface, fingerprint)
+    return Model(source.path, graph, origins, source.interface)
 
 
 def to_proto(graph: gs.Graph) -> onnx.ModelProto:
@@ -51,7 +51,8 @@ def to_proto(graph: gs.Graph) -> onnx.ModelProto:
     used |= {n.domain or "" for g in graph.subgraphs(recursive=True) for n in g.nodes}
     graph.import_domains = [e for e in graph.import_domains if (e.domain or "") in used]
     with _no_gc():
-        return gs.export_onnx(graph, do_type_check=False)
+        proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    return proto
 
 
 def _lift_constants(graph: gs.Graph) -> None:

@@ -33,6 +33,8 @@ class Source:
         names: for each node its name, or its first output where it has none.
         producers: tensor name → name of the node that writes it.
         custom: operators that onnxruntime does not have, as `domain::op`.
+        external: whether weights are stored beside the file and not in `proto`.
+        on_disk: whether `proto` is what the file holds; not so where Q/DQ pairs were taken out.
     """
 
     path: Path
@@ -42,6 +44,7 @@ class Source:
     producers: dict[str, str]
     custom: tuple[str, ...]
     external: bool
+    on_disk: bool = True
 
     @property
     def interface(self) -> Interface:

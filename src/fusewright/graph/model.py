@@ -21,6 +21,7 @@ class Model:
         origins: node name in `graph` → names of the input file's nodes it stands for. An unnamed
             node of the file goes by its first output.
         interface: the file's true inputs and outputs, which no stage may change.
+        frozen: names of nodes that no rewrite may touch: custom operators and what follows them.
         fingerprint: SHA-256 of the file (and of its external data).
         notes: what the user should know of how the file was read.
     """
@@ -29,6 +30,7 @@ class Model:
     graph: gs.Graph
     origins: dict[str, tuple[str, ...]]
     interface: Interface
+    frozen: frozenset[str] = frozenset()
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
 

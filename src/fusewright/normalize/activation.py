@@ -56,12 +56,14 @@ def _clip_pair(match: Match, edit: Edit) -> str | None:
 
 def _dtype(match: Match, x: gs.Tensor) -> np.dtype:
     bound = match.tensors.get("low", match.tensors.get("high"))
-    return np.dtype(bound.dtype if bound is not None else x.dtype)
+    dtype: np.dtype = np.dtype(bound.dtype if bound is not None else x.dtype)
+    return dtype
 
 
 def _clip_to_relu(match: Match, edit: Edit) -> str | None:
     high = input_at(match.root, 2)
-    if high is not None and not (scalar(high) is not None and scalar(high) >= _float_max(high)):
+    bound = math.inf if high is None else scalar(high)
+    if bound is None or (high is not None and bound < _float_max(high)):
         return "an upper bound"
     edit.replace(match, [edit.node("Relu", [match.tensors["x"]], match.root.name)])
     return None

@@ -75,13 +75,13 @@ def _set_bias(layer: gs.Node, bias: gs.Constant) -> None:
 
 
 def _scale_weight(op_type: str, w: np.ndarray, scale: np.ndarray, groups: int) -> np.ndarray:
-    wide = w.astype(np.float64)
+    wide: np.ndarray = w.astype(np.float64)
     if op_type == "Conv":
-        return wide * scale.reshape(-1, *(1,) * (w.ndim - 1))
+        return np.asarray(wide * scale.reshape(-1, *(1,) * (w.ndim - 1)))
     # ConvTranspose: [in, out/groups, …]; output channels run over the groups first.
     split = wide.reshape(groups, w.shape[0] // groups, *w.shape[1:])
     factor = scale.reshape(groups, 1, w.shape[1], *(1,) * (w.ndim - 2))
-    return (split * factor).reshape(w.shape)
+    return np.asarray((split * factor).reshape(w.shape))
 
 
 def _channels(match: Match) -> tuple[int, int]:

@@ -116,7 +116,8 @@ def _pass_over(
                 outcome.misses.append(matcher.miss)
             refused.add(id(node))
             continue
-        reason = rule.rewrite(match, edit)
+        frozen = any(n.name in edit.model.frozen for n in match.nodes)
+        reason = "a custom operator in front" if frozen else rule.rewrite(match, edit)
         if reason is None:
             outcome.applied.append(node.name)
             changed = True

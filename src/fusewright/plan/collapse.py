@@ -183,7 +183,7 @@ def _attributes(node: gs.Node) -> Hashable:
 
 def _hashable(value: Any) -> Hashable:
     if isinstance(value, gs.Constant):
-        return value.values.tobytes()
+        return bytes(value.values.tobytes())
     if isinstance(value, np.ndarray):
         return value.tobytes()
     return tuple(value) if isinstance(value, list) else repr(value)

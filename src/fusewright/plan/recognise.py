@@ -49,6 +49,7 @@ def recognise(
         by_op[node.op].append(node)
     position = {id(node): i for i, node in enumerate(nodes)}
     search = _Search(model, position, levels(nodes), by_op)
+    search.claimed.update(id(node) for node in nodes if node.name in model.frozen)
     for kind in catalogue:
         _search_kind(kind, search)
     index = {node.name: i for i, node in enumerate(nodes)}
@@ -122,7 +123,10 @@ def _unclaimed(
     graph, found = search.model.graph, []
     reasons = {miss.node: miss for miss in known}
     for node in graph.nodes:
-        if node.op in HEAVY_OPS and id(node) not in search.claimed:
+        if node.op in HEAVY_OPS and node.name in search.model.frozen:
+            behind = "behind a custom operator that onnxruntime cannot run"
+            found.append(Unclaimed(node.op, _file_name(node, search.model), behind))
+        elif node.op in HEAVY_OPS and id(node) not in search.claimed:
             miss = _explain(node, search, catalogue) or reasons.get(node.name)
             reason = str(miss) if miss is not None else f"no group has a {node.op}"
             found.append(Unclaimed(node.op, _file_name(node, search.model), reason))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from fusewright.errors import DataError
+from fusewright.errors import DataError, ModelError
 from fusewright.graph.session import Feed, open_session, run_session
 
 # Where the reference is all zeros there is no relative error.
@@ -103,34 +103,78 @@ def compare_outputs(
     A float output's error is the norm of the difference over the norm of `expected`, over all
     samples at once.
     """
-    columns = zip(names, zip(*expected, strict=True), zip(*actual, strict=True), strict=True)
-    return Comparison(tuple(_distance(name, a, b) for name, a, b in columns))
+    distances = [_Distance(name) for name in names]
+    for one, other in zip(expected, actual, strict=True):
+        for distance, a, b in zip(distances, one, other, strict=True):
+            distance.add(a, b)
+    return Comparison(tuple(distance.result() for distance in distances))
 
 
-def _distance(
-    name: str, expected: Sequence[np.ndarray], actual: Sequence[np.ndarray]
-) -> OutputError:
-    is_float = isinstance(expected[0], np.ndarray) and expected[0].dtype.kind == "f"
-    if any(np.shape(a) != np.shape(b) for a, b in zip(expected, actual, strict=True)):
-        return OutputError(name, math.inf, is_float)
-    if not is_float:
-        total = sum(np.size(a) for a in expected)
-        wrong = sum(
-            int(np.sum(np.asarray(a) != np.asarray(b)))
-            for a, b in zip(expected, actual, strict=True)
-        )
-        return OutputError(name, wrong / max(total, 1), is_float=False)
-    noise = signal = 0.0
-    for a, b in zip(expected, actual, strict=True):
-        wide, difference = a.astype(np.float64), b.astype(np.float64) - a.astype(np.float64)
-        # Masked logits are -inf on both sides, and 0/0 stays what it was: no difference.
-        same = (a == b) | (np.isnan(a) & np.isnan(b))
-        noise += float(np.sum(np.square(np.where(same, 0.0, difference))))
-        signal += float(np.sum(np.square(wide[np.isfinite(wide)])))
-    if signal == 0:
-        return OutputError(name, 0.0 if math.sqrt(noise) <= ABSOLUTE_AT_ZERO else math.inf)
-    relative = math.sqrt(noise / signal)
-    return OutputError(name, relative if math.isfinite(relative) else math.inf)
+def compare_models(
+    first: onnx.ModelProto | Path, second: onnx.ModelProto | Path, feeds: Iterable[Feed]
+) -> tuple[Comparison, int]:
+    """Runs two models on the same samples, one sample in memory; also says how many there were.
+
+    Raises:
+        ModelError: their outputs differ in name, or one cannot be loaded.
+        DataError: there are no samples, or a model fails on one.
+    """
+    one, other = _open(first), _open(second)
+    names = [output.name for output in one.get_outputs()]
+    if names != [output.name for output in other.get_outputs()]:
+        raise ModelError("the two models have different outputs")
+    distances, count = [_Distance(name) for name in names], 0
+    for feed in feeds:
+        count += 1
+        for distance, a, b in zip(
+            distances, run_session(one, feed), run_session(other, feed), strict=True
+        ):
+            distance.add(a, b)
+    if not count:
+        raise DataError("no sample to compare with")
+    return Comparison(tuple(distance.result() for distance in distances)), count
+
+
+@dataclass
+class _Distance:
+    """Sums up over samples how far one output is off."""
+
+    name: str
+    noise: float = 0.0
+    signal: float = 0.0
+    wrong: int = 0
+    total: int = 0
+    is_float: bool = True
+    comparable: bool = True
+
+    def add(self, expected: np.ndarray, actual: np.ndarray) -> None:
+        """Adds one sample's output."""
+        a, b = np.asarray(expected), np.asarray(actual)
+        self.is_float = a.dtype.kind == "f"
+        if a.shape != b.shape or a.dtype != b.dtype:
+            self.comparable = False
+        elif not self.is_float:
+            self.wrong += int(np.sum(a != b))
+            self.total += a.size
+        else:
+            wide, other = a.astype(np.float64), b.astype(np.float64)
+            # Masked logits are -inf on both sides, and 0/0 stays what it was: no difference.
+            same = (wide == other) | (np.isnan(wide) & np.isnan(other))
+            with np.errstate(invalid="ignore"):
+                self.noise += float(np.sum(np.square(np.where(same, 0.0, other - wide))))
+            self.signal += float(np.sum(np.square(wide[np.isfinite(wide)])))
+
+    def result(self) -> OutputError:
+        """The error over everything added."""
+        if not self.comparable:
+            return OutputError(self.name, math.inf, self.is_float)
+        if not self.is_float:
+            return OutputError(self.name, self.wrong / max(self.total, 1), is_float=False)
+        if self.signal == 0:
+            equal = math.sqrt(self.noise) <= ABSOLUTE_AT_ZERO
+            return OutputError(self.name, 0.0 if equal else math.inf)
+        relative = math.sqrt(self.noise / self.signal)
+        return OutputError(self.name, relative if math.isfinite(relative) else math.inf)
 
 
 def _run_all(

@@ -1,0 +1,101 @@
+"""Looking at a model: its groups and decisions, without running it; and comparing two models."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from fusewright.calibrate import ImageOptions, open_samples
+from fusewright.graph.convert import to_proto
+from fusewright.graph.load import Source, read_source
+from fusewright.pipeline.options import Options
+from fusewright.pipeline.prepare import plain
+from fusewright.pipeline.run import make_plan
+from fusewright.pipeline.trace import Silent, Trace, Watcher
+from fusewright.plan.plan import FLOAT, INT8, Group, Plan
+from fusewright.quantize.insert import count_qdq
+from fusewright.quantize.insert import strip_qdq as strip_graph
+from fusewright.verify import Comparison, compare_models
+
+
+def inspect(model: str | Path, watcher: Watcher | None = None, **settings: Any) -> Plan:
+    """The groups of an original, collapsed or quantized file, with decisions and reasons.
+
+    In a quantized file the decisions are those found in it, not those that would be made.
+
+    Args:
+        model: the ONNX file.
+        watcher: told of progress.
+        **settings: fields of `Options` that decide (`exclude`, `include`, `plan`).
+
+    Raises:
+        FusewrightError: with one line that names the culprit.
+    """
+    options = Options().with_settings(settings)
+    source, stripped = _without_pairs(read_source(model))
+    plan = make_plan(source, options, Trace(watcher or Silent()))
+    if stripped:
+        for group in plan.groups:
+            found = _has_pairs(group, stripped)
+            group.decision = INT8 if found else FLOAT
+            group.reason = f"{'Q/DQ pairs' if found else 'no Q/DQ pair'} in the file"
+    return plan
+
+
+def strip_qdq(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
+    """The float graph of a quantized model: every INT8 Q/DQ pair is taken out.
+
+    A model made by Fusewright keeps its float weights in front of their pairs, so it comes back as
+    it was; a weight stored as INT8 comes back with the values it was rounded to.
+    """
+    proto = onnx.load(str(model)) if isinstance(model, (str, Path)) else model
+    graph = gs.import_onnx(proto)
+    strip_graph(graph)
+    stripped = to_proto(graph)
+    stripped.metadata_props.extend(proto.metadata_props)
+    return stripped
+
+
+def compare(
+    first: str | Path,
+    second: str | Path,
+    data: Any,
+    samples: int | None = None,
+    images: ImageOptions = ImageOptions(),  # noqa: B008 - frozen
+) -> Comparison:
+    """The distance of every output of two models with the same interface on the same data.
+
+    Args:
+        first: the reference.
+        second: the model to judge.
+        data: what `open_samples` takes.
+        samples: how many are used; None takes all.
+        images: preprocessing, where the data is a folder of images.
+
+    Raises:
+        ModelError: a file that cannot be loaded, or other outputs.
+        DataError: data that does not fit.
+    """
+    source = read_source(first)
+    read_source(second)
+    feeds = open_samples(data, source.interface.inputs, images).limit(samples)
+    return compare_models(Path(first), Path(second), feeds)[0]
+
+
+def _without_pairs(source: Source) -> tuple[Source, frozenset[str]]:
+    if not count_qdq(source.proto):
+        return source, frozenset()
+    graph = gs.import_onnx(plain(source))
+    found = frozenset(strip_graph(graph))
+    stripped = to_proto(graph)
+    return replace(source, proto=stripped, external=False, on_disk=False), found
+
+
+def _has_pairs(group: Group, stripped: frozenset[str]) -> bool:
+    quantized = {group.inputs[i] for i in group.inputs_to_quantize}
+    weights = {group.parameters[n] for n in group.spec.weights if n in group.parameters}
+    return bool((quantized | weights) & stripped)

@@ -1,0 +1,79 @@
+"""What a user can ask of the pipeline, beside model, data and output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fusewright.calibrate import CalibrationOptions, ImageOptions
+from fusewright.errors import UsageError
+from fusewright.plan.decide import Rules
+
+PRECISIONS = ("int8", "fp32")
+ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of `optimize` and `apply`.
+
+    Attributes:
+        precision: `int8` (INT8 with an FP32 remainder) or `fp32` (collapsed only, no Q/DQ).
+        method: `mse`, `minmax`, `percentile` or `entropy`.
+        percentile: of that method, in percent.
+        samples: how many calibration samples are used; None takes all.
+        verify_samples: on how many of them every rewrite is checked.
+        strict: a rewrite that changes the results is an error instead of being undone.
+        flat: leave groups as nodes instead of collapsing them into local functions.
+        pool_head: turn Flatten → Linear behind a global pool into a 1x1 Conv → Flatten.
+        exclude: globs on group and node names, or `op:Conv`; what matches stays float.
+        include: the same; where given, only what matches is quantized.
+        shapes: input name → (min, opt, max) shape of a dynamic input.
+        images: preprocessing, where the data is a folder of images.
+        plan: a plan file to apply instead of deciding anew.
+    """
+
+    precision: str = "int8"
+    method: str = "mse"
+    percentile: float = 99.99
+    samples: int | None = None
+    verify_samples: int = 4
+    strict: bool = False
+    flat: bool = False
+    pool_head: bool = False
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    images: ImageOptions = ImageOptions()  # noqa: RUF009 - frozen
+    plan: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision '{self.precision}' is not one of {', '.join(PRECISIONS)}")
+        if self.verify_samples < 1:
+            raise UsageError(f"{self.verify_samples} samples to verify with: at least 1 is needed")
+        _ = self.calibration  # checks method, percentile and samples
+
+    @property
+    def calibration(self) -> CalibrationOptions:
+        """The part that calibration reads."""
+        return CalibrationOptions(self.method, self.percentile, self.samples)
+
+    @property
+    def rules(self) -> Rules:
+        """The part that deciding reads."""
+        return Rules(exclude=tuple(self.exclude), include=tuple(self.include))
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Options:
+        """A copy with some fields changed.
+
+        Raises:
+            UsageError: there is no such setting.
+        """
+        known = [f.name for f in fields(self)]
+        for name in settings:
+            if name not in known:
+                raise UsageError(f"no setting '{name}'; there are {', '.join(known)}")
+        return replace(self, **settings)

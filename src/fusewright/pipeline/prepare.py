@@ -1,0 +1,154 @@
+"""The first half of the road: load → clean → normalize, each step proven where data is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from fusewright.errors import ModelError
+from fusewright.graph.clean import clean
+from fusewright.graph.convert import to_model, to_proto
+from fusewright.graph.load import Source, inline_functions, load_weights
+from fusewright.graph.model import Model
+from fusewright.graph.opset import INT8_OPSET, convert_opset
+from fusewright.graph.runnable import out_of_reach, runnable_part
+from fusewright.match.matcher import Miss
+from fusewright.normalize import RULES, Outcome, Rule, normalize
+from fusewright.pipeline.proof import Proof
+from fusewright.pipeline.trace import Trace
+
+
+class Preparation:
+    """Carries one model from its file to the normalized graph."""
+
+    def __init__(self, source: Source, trace: Trace, proof: Proof | None = None) -> None:
+        """Without a `proof` nothing is run: that is what `inspect` does."""
+        self.source, self.trace, self.proof = source, trace, proof
+        self.misses: list[Miss] = []
+
+    def run(self, rules: Sequence[Rule] = RULES) -> Model:
+        """Returns the normalized model.
+
+        Raises:
+            ModelError: the file cannot be handled.
+            VerifyError: a rewrite changed the results, and strict proof was asked for.
+        """
+        with self.trace.stage("clean") as details:
+            proto = self._cleaned()
+            details.append(f"{len(self.source.names)} → {len(proto.graph.node)} nodes")
+        with self.trace.stage("normalize") as details:
+            model, outcomes = self._normalized(proto, rules)
+            self._record(outcomes)
+            count = sum(len(outcome.applied) for outcome in outcomes)
+            details.append(f"{count} rewrites, {len(model.graph.nodes)} nodes")
+        return model
+
+    def _cleaned(self) -> onnx.ModelProto:
+        source = self.source
+        if source.custom:
+            proto = _folded(source)
+        else:
+            proto = clean(source.path if is_plain(source) else plain(source))
+        if self.proof is not None and not self.proof.holds("clean", self._seen(proto)):
+            self.proof.undo("clean", "onnxruntime's optimizer", "kept the file's own nodes")
+            proto = plain(source)
+        return self._converted(proto)
+
+    def _converted(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        converted = convert_opset(proto, INT8_OPSET)
+        if converted is not proto:
+            detail = f"{self.source.opset} → {INT8_OPSET}"
+            self.trace.add("clean", "pass", "opset conversion", detail=detail)
+            proven = self.proof is None or self.proof.holds("clean", self._seen(converted), "opset")
+            if not proven:
+                raise ModelError(
+                    f"{self.source.path}: converting opset {detail} changes the model's results"
+                )
+        return converted
+
+    def _normalized(
+        self, proto: onnx.ModelProto, rules: Sequence[Rule]
+    ) -> tuple[Model, list[Outcome]]:
+        model = self._imported(proto)
+        outcomes = normalize(model, rules)
+        if self.proof is None or not any(outcome.applied for outcome in outcomes):
+            return model, outcomes
+        if self.proof.holds("normalize", self._seen(to_proto(model.graph))):
+            return model, outcomes
+        return self._without_culprits(proto, rules)
+
+    def _without_culprits(
+        self, proto: onnx.ModelProto, rules: Sequence[Rule]
+    ) -> tuple[Model, list[Outcome]]:
+        """Normalizes again with proof behind every rule, leaving out those that fail."""
+        assert self.proof is not None
+        good: list[Rule] = []
+        for rule in rules:
+            model = self._imported(proto)
+            applied = normalize(model, [*good, rule])[-1].applied
+            proven = not applied or self.proof.holds(
+                "normalize", self._seen(to_proto(model.graph)), rule.name
+            )
+            if proven:
+                good.append(rule)
+            else:
+                self.proof.undo("normalize", rule.name, f"at {len(applied)} nodes: {applied[0]}")
+        model = self._imported(proto)
+        return model, normalize(model, good)
+
+    def _imported(self, proto: onnx.ModelProto) -> Model:
+        model = to_model(proto, self.source)
+        lost = out_of_reach(model.graph, frozenset(self.source.custom))
+        model.frozen = frozenset(node.name for node in lost)
+        return model
+
+    def _seen(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        return runnable(proto, self.source)
+
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            for node in outcome.applied:
+                self.trace.add("normalize", "match", outcome.rule, node)
+            for miss in outcome.misses:
+                self.trace.add("normalize", "miss", miss.pattern, miss.node, str(miss))
+            self.misses += outcome.misses
+
+
+def is_plain(source: Source) -> bool:
+    """Whether onnxruntime can be given the file as it is, to optimize or to run."""
+    stored = {t.name for t in source.proto.graph.initializer}
+    listed = any(v.name in stored for v in source.proto.graph.input)
+    return source.on_disk and not source.proto.functions and not listed and not source.custom
+
+
+def plain(source: Source) -> onnx.ModelProto:
+    """The file with functions inlined, and its initializers no longer listed as inputs.
+
+    IR versions before 4 list every weight as an input, and onnxruntime folds nothing that a
+    caller could override.
+    """
+    proto = inline_functions(load_weights(source), source.path)
+    stored = {t.name for t in proto.graph.initializer}
+    inputs = [v for v in proto.graph.input if v.name not in stored]
+    if len(inputs) < len(proto.graph.input):
+        del proto.graph.input[:]
+        proto.graph.input.extend(inputs)
+        proto.ir_version = max(proto.ir_version, 4)
+    return proto
+
+
+def runnable(proto: onnx.ModelProto, source: Source) -> onnx.ModelProto:
+    """What onnxruntime can run of a model: all of it, unless there are custom operators."""
+    if not source.custom:
+        return proto
+    return to_proto(runnable_part(gs.import_onnx(proto), frozenset(source.custom)))
+
+
+def _folded(source: Source) -> onnx.ModelProto:
+    """Constant folding by graphsurgeon, for a model that onnxruntime cannot load whole."""
+    graph = gs.import_onnx(plain(source))
+    graph.fold_constants()
+    graph.cleanup(remove_unused_graph_inputs=False)
+    return to_proto(graph)

@@ -1,0 +1,73 @@
+"""Proof after each stage, and what is done where it fails."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import onnx
+
+from fusewright.errors import ModelError, VerifyError
+from fusewright.pipeline.trace import Trace
+from fusewright.verify import Comparison, Reference
+
+# Float32 arithmetic in another order; an error of meaning is orders of magnitude larger.
+TOLERANCE = 1e-5
+
+
+@dataclass
+class Proof:
+    """Compares what a stage made with the original, and keeps the results.
+
+    Attributes:
+        reference: what the original computes on the first samples.
+        strict: a failed proof is an error.
+        results: comparison by stage.
+    """
+
+    reference: Reference
+    trace: Trace
+    strict: bool = False
+    results: dict[str, Comparison] = field(default_factory=dict)
+
+    def holds(self, stage: str, proto: onnx.ModelProto, name: str = "") -> bool:
+        """Whether `proto` computes what the original does, within `TOLERANCE`."""
+        label = f"{stage} {name}".strip()
+        try:
+            comparison = self.reference.compare(proto)
+        except ModelError as error:
+            self.trace.add(stage, "proof", name, detail=f"failed: {error}")
+            return False
+        worst = comparison.worst
+        within = comparison.is_within(TOLERANCE)
+        text = "no outputs" if worst is None else f"{worst.name}: {worst.relative:.1e}"
+        self.trace.add(stage, "proof", name, detail=f"{'holds' if within else 'failed'}, {text}")
+        if within:
+            self.results[label] = comparison
+        return within
+
+    def measure(self, stage: str, proto: onnx.ModelProto) -> Comparison:
+        """The distance of a model that is meant to differ; its outputs must be finite.
+
+        Raises:
+            VerifyError: an output holds NaN or Inf, or the model no longer runs.
+        """
+        comparison = self.reference.compare(proto)
+        for output in comparison.outputs:
+            if not math.isfinite(output.relative):
+                raise VerifyError(f"{stage}: output '{output.name}' is no longer finite")
+        worst = comparison.worst
+        if worst is not None:
+            self.trace.add(stage, "proof", detail=f"{worst.name}: {worst.sqnr_db:.1f} dB SQNR")
+        self.results[stage] = comparison
+        return comparison
+
+    def undo(self, stage: str, name: str, detail: str) -> None:
+        """Records that a rewrite was taken back.
+
+        Raises:
+            VerifyError: strict proof was asked for.
+        """
+        self.trace.add(stage, "undone", name, detail=detail)
+        if self.strict:
+            raise VerifyError(f"{stage}: {name} changes the model's results ({detail}); --strict")

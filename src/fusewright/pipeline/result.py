@@ -1,0 +1,78 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from fusewright.calibrate import Ranges
+from fusewright.pipeline.trace import Trace
+from fusewright.plan.plan import HEAVY_OPS, Plan
+from fusewright.quantize.placement import Placement
+from fusewright.verify import Comparison
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome of `optimize` or `apply`.
+
+    Attributes:
+        model: the written model.
+        path: where it was written; None where no output was asked for.
+        plan: the groups with their decisions.
+        placement: every Q/DQ site; None where nothing is quantized.
+        ranges: what calibration found for each scale; None likewise.
+        proofs: comparison with the original by stage; `quantize` holds the accuracy.
+        trace: every pass, match and miss, in order.
+        samples: how many samples calibrated it.
+        peak_bytes: largest memory of the process.
+    """
+
+    model: onnx.ModelProto
+    path: Path | None
+    plan: Plan
+    placement: Placement | None
+    ranges: Ranges | None
+    proofs: dict[str, Comparison]
+    trace: Trace
+    samples: int = 0
+    peak_bytes: int = 0
+    notes: tuple[str, ...] = field(default_factory=tuple)
+
+    @property
+    def accuracy(self) -> Comparison | None:
+        """The quantized model against the original; None where nothing is quantized."""
+        return self.proofs.get("quantize")
+
+    def heavy_ops(self) -> list[dict[str, Any]]:
+        """Every heavy op with what was decided for it and why."""
+        rows = [
+            {"op": op, "name": group.name, "decision": group.decision, "reason": group.reason}
+            for group in self.plan.groups
+            for op in group.ops
+            if op in HEAVY_OPS
+        ]
+        return rows + [
+            {"op": u.op, "name": u.name, "decision": "float", "reason": u.reason}
+            for u in self.plan.unclaimed
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` writes."""
+        return {
+            **self.plan.to_dict(),
+            "output": None if self.path is None else str(self.path),
+            "heavy_ops": self.heavy_ops(),
+            "placement": [] if self.placement is None else self.placement.lines(),
+            "ranges": None if self.ranges is None else self.ranges.to_dict(),
+            "proofs": {stage: proof.to_dict() for stage, proof in self.proofs.items()},
+            "undone": [event.to_dict() for event in self.trace.undone()],
+            "samples": self.samples,
+            "seconds": dict(self.trace.seconds),
+            "peak_bytes": self.peak_bytes,
+            "notes": list(self.notes),
+            "trace": self.trace.to_list(),
+        }

@@ -1,0 +1,140 @@
+"""The plan file: YAML that a person reads, edits, diffs and applies again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import fusewright
+from fusewright.errors import OutputError, PlanError
+from fusewright.plan.decide import impossible, settle
+from fusewright.plan.plan import FLOAT, INT8, Group, Plan
+
+DECISIONS = (INT8, FLOAT)
+OFF = "off"
+_HEADER = """\
+# Fusewright plan. Edit a group's `decision` and apply the file with `optimize --plan`:
+#   int8   Q/DQ pairs by the group's contract
+#   float  no pairs, still collapsed into one call
+#   off    left alone: neither quantized nor collapsed
+# `reason`, `nodes`, `inputs` and `unclaimed` are for reading; editing them changes nothing.
+"""
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as YAML, the same text for the same plan."""
+    data = {
+        "fusewright": fusewright.__version__,
+        "model": {"file": plan.model.path.name, "sha256": plan.model.fingerprint},
+        "precision": plan.precision,
+        "groups": [_group(group) for group in plan.groups],
+        "unclaimed": [entry.to_dict() for entry in plan.unclaimed],
+    }
+    body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
+    return _HEADER + body
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Writes the plan file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        path.write_text(plan_text(plan), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def apply_plan_file(plan: Plan, path: Path) -> None:
+    """Takes the decisions of a plan file over into `plan`, in place.
+
+    Raises:
+        PlanError: it cannot be read, is of another model, names a group that is not there, or
+            asks for a decision that cannot be.
+    """
+    data = _read(path)
+    found = data.get("model")
+    digest = found.get("sha256") if isinstance(found, Mapping) else None
+    if digest != plan.model.fingerprint:
+        name = found.get("file") if isinstance(found, Mapping) else None
+        raise PlanError(
+            f"{path}: is the plan of another model ('{name}', {str(digest)[:12]}…), not of"
+            f" {plan.model.path} ({plan.model.fingerprint[:12]}…)"
+        )
+    by_name = {group.name: group for group in plan.groups}
+    for name, decision, reason in _entries(data, path):
+        if name not in by_name:
+            raise PlanError(f"{path}: the model has no group '{name}'")
+        _take_over(by_name.pop(name), decision, reason, plan, path)
+    if by_name:
+        raise PlanError(f"{path}: says nothing of group '{next(iter(by_name))}'")
+    _check_settled(plan, path)
+
+
+def _group(group: Group) -> dict[str, Any]:
+    entry = group.to_dict()
+    return {
+        "name": entry["name"],
+        "kind": entry["kind"],
+        "decision": group.decision if group.apply else OFF,
+        "reason": entry["reason"],
+        "nodes": entry["nodes"],
+        "inputs": entry["inputs"],
+        "inputs_to_quantize": entry["inputs_to_quantize"],
+    }
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", None)
+        where = "" if line is None else f" (line {line + 1})"
+        raise PlanError(f"{path}: is not YAML{where}") from error
+    if not isinstance(data, Mapping) or "groups" not in data:
+        raise PlanError(f"{path}: is not a Fusewright plan (it has no `groups`)")
+    return data
+
+
+def _entries(data: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, str]]:
+    if not isinstance(data["groups"], list):
+        raise PlanError(f"{path}: `groups` is not a list")
+    for number, entry in enumerate(data["groups"], 1):
+        if not isinstance(entry, Mapping) or "name" not in entry or "decision" not in entry:
+            raise PlanError(f"{path}: group {number} has no `name` or no `decision`")
+        # YAML reads a bare `off` as false.
+        decision = OFF if entry["decision"] is False else str(entry["decision"])
+        yield str(entry["name"]), decision, str(entry.get("reason", ""))
+
+
+def _take_over(group: Group, decision: str, reason: str, plan: Plan, path: Path) -> None:
+    group.apply = decision != OFF
+    if decision == OFF:
+        return
+    if decision not in DECISIONS:
+        allowed = ", ".join((*DECISIONS, OFF))
+        raise PlanError(
+            f"{path}: group '{group.name}': no decision '{decision}'; there are {allowed}"
+        )
+    why_not = impossible(group, plan) if decision == INT8 else None
+    if why_not is not None:
+        raise PlanError(f"{path}: group '{group.name}' cannot be {decision}: {why_not}")
+    if decision != group.decision:
+        reason = f"the plan file says {decision}"
+    group.decision, group.reason = decision, reason or group.reason
+
+
+def _check_settled(plan: Plan, path: Path) -> None:
+    wanted = {id(g): g.decision for g in plan.groups}
+    settle(plan)
+    for group in plan.groups:
+        if group.decision != wanted[id(group)]:
+            raise PlanError(
+                f"{path}: group '{group.name}' cannot be {wanted[id(group)]}: {group.reason}"
+            )
