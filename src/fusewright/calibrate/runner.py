@@ -190,7 +190,8 @@ def _prepare(
     fetched = [name for name in tensors if name not in fed]
     folder = model.parent if isinstance(model, Path) else options.data_folder
     added = [name for name in fetched if name not in known.outputs]
-    session = open_session(with_outputs(data, added), options=_session_options(options, folder))
+    with with_outputs(data, added) as path:
+        session = open_session(path, options=_session_options(options, folder))
     return session, fetched, fed
 
 
