@@ -238,9 +238,17 @@ def test_a_reader_with_rewind_starts_again():
         np.testing.assert_array_equal(collected(samples), DATA)
 
 
+def test_a_later_file_that_does_not_fit_is_found_at_once(tmp_path):
+    assert open_samples(_folder_of_npz(tmp_path), IMAGE).total == 10
+    np.savez(tmp_path / "part9.npz", x=DATA[:, :2])
+    with pytest.raises(DataError, match=r"part9\.npz.*axis 1 is 2, not 3"):
+        open_samples(tmp_path, IMAGE)
+
+
 def test_limit_and_total(tmp_path):
     samples = open_samples(_npz(tmp_path), IMAGE)
     assert samples.total == 10
+    assert open_samples(_stack(tmp_path), IMAGE).total == 10
     assert len(list(samples.limit(3))) == 3
     assert len(list(samples.limit(None))) == 10
     assert len(list(open_samples(_npz(tmp_path), FIXED).limit(9))) == 2
@@ -285,7 +293,7 @@ def test_module_readers(module, attribute):
     ("attribute", "message"),
     [
         ("Missing", "has no 'Missing'"),
-        ("NOTHING", "int is no calibration data|a int, no get_next"),
+        ("NOTHING", ":NOTHING': no calibration data"),
         ("broken", "RuntimeError: camera gone"),
         ("wrong", "item 0: a int, not a dict"),
     ],
@@ -414,7 +422,7 @@ ERRORS = {
     "overflow": (_bad(x=np.full((2, 3, 4, 4), 1e300)), "sample 0 overflows float32"),
     "bad TensorProto": (_bad_tensor, r"input_0\.pb \(input 'x'\): not a readable TensorProto"),
     "two TensorProtos": (_two_tensors, "2 input_.*pb, the model has 1 inputs"),
-    "a number": (lambda _: 5, "a int is no calibration data"),
+    "a number": (lambda _: 5, "reader int: no calibration data"),
 }
 
 

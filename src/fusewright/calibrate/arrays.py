@@ -15,6 +15,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from fusewright.errors import DataError
+from fusewright.graph.session import first_line
 
 # Rows are read in blocks of about this many bytes, one row at least.
 _BLOCK = 1 << 20
@@ -48,7 +49,7 @@ def from_memory(array: Any, where: str) -> ArraySource:
     try:
         array = np.asarray(array)
     except ValueError as error:
-        raise DataError(f"{where}: not an array ({error})") from error
+        raise DataError(f"{where}: not an array ({first_line(error)})") from error
     _no_objects(array.dtype, where)
     return ArraySource(where, array.shape, array.dtype, lambda: iter((array,)))
 
@@ -72,7 +73,7 @@ def from_npz(path: Path) -> Mapping[str, ArraySource]:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
     except _BROKEN as error:
-        raise DataError(f"{path}: not an .npz file, or truncated ({error})") from error
+        raise DataError(f"{path}: not an .npz file, or truncated ({first_line(error)})") from error
     if foreign := [name for name in names if not name.endswith(".npy")]:
         raise DataError(f"{path}: member {foreign[0]!r} is not an .npy array")
     return {
@@ -109,7 +110,7 @@ def _open(where: str, start: Callable[[], Any]) -> ArraySource:
         with start() as file:
             header = _header(file)
     except _BROKEN as error:
-        raise DataError(f"{where}: not a readable .npy array ({error})") from error
+        raise DataError(f"{where}: not a readable .npy array ({first_line(error)})") from error
     _no_objects(header.dtype, where)
 
     def blocks() -> Iterator[np.ndarray]:
@@ -117,7 +118,7 @@ def _open(where: str, start: Callable[[], Any]) -> ArraySource:
             with start() as file:
                 yield from _blocks(file, _header(file), where)
         except _BROKEN as error:
-            raise DataError(f"{where}: truncated or damaged ({error})") from error
+            raise DataError(f"{where}: truncated or damaged ({first_line(error)})") from error
 
     return ArraySource(where, header.shape, header.dtype, blocks)
 

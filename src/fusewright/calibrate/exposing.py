@@ -18,6 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError, EncodeError
 
 from fusewright.errors import ModelError, OutputError
+from fusewright.graph.session import first_line
 
 _GRAPH_FIELD = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _WEIGHT_FIELDS = {
@@ -49,13 +50,15 @@ def serialized(model: Path | bytes | onnx.ModelProto) -> bytes | mmap.mmap:
         try:
             data: bytes = model.SerializeToString()
         except (EncodeError, ValueError) as error:
-            raise ModelError(f"model too large for memory; give its path ({error})") from error
+            raise ModelError(
+                f"model too large for memory; give its path ({first_line(error)})"
+            ) from error
         return data
     try:
         with model.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{model}: cannot be read ({error})") from error
+        raise ModelError(f"{model}: cannot be read ({first_line(error)})") from error
 
 
 def outline(data: bytes | mmap.mmap) -> Outline:
@@ -72,7 +75,7 @@ def outline(data: bytes | mmap.mmap) -> Outline:
                     stripped += _without_weights(view, body, end)
         graph = onnx.GraphProto.FromString(bytes(stripped))
     except (DecodeError, IndexError, ValueError) as error:
-        raise ModelError(f"not an ONNX model ({error})") from error
+        raise ModelError(f"not an ONNX model ({first_line(error)})") from error
     made = {name for node in graph.node for name in node.output if name}
     inputs = tuple(value.name for value in graph.input)
     outputs = tuple(value.name for value in graph.output)

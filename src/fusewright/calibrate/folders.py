@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
@@ -14,13 +15,26 @@ from fusewright.calibrate.arrays import ArraySource, from_memory, from_npy, from
 from fusewright.calibrate.feeding import Block
 from fusewright.calibrate.images import SUFFIXES, ImageOptions, image_blocks
 from fusewright.errors import DataError
-from fusewright.graph.session import TensorSpec
-
-Opener = Callable[[], Iterable[Block]]
+from fusewright.graph.session import TensorSpec, first_line
 
 
-def open_path(path: Path, inputs: Sequence[TensorSpec], images: ImageOptions) -> Opener:
-    """How to read `path`; the result starts anew at each call.
+@dataclass(frozen=True)
+class PathData:
+    """What a path holds.
+
+    Attributes:
+        start: begins a pass over its blocks.
+        headers_tell: shapes of all blocks are known without reading values.
+        images: number of image files, None where it holds something else.
+    """
+
+    start: Callable[[], Iterable[Block]]
+    headers_tell: bool = False
+    images: int | None = None
+
+
+def open_path(path: Path, inputs: Sequence[TensorSpec], images: ImageOptions) -> PathData:
+    """How to read `path`; a pass starts anew at each call.
 
     Raises:
         DataError: no such path, nothing in it that is calibration data, or more than one kind.
@@ -30,13 +44,13 @@ def open_path(path: Path, inputs: Sequence[TensorSpec], images: ImageOptions) ->
     if path.is_dir():
         return _open_folder(path, inputs, images)
     if path.suffix.lower() in (".npz", ".npy"):
-        return lambda: (_array_block(path, inputs),)
+        return PathData(lambda: (_array_block(path, inputs),), headers_tell=True)
     if path.suffix.lower() in SUFFIXES:
-        return lambda: image_blocks([path], _only(inputs, path), images)
+        return PathData(lambda: image_blocks([path], _only(inputs, path), images), images=1)
     raise DataError(f"{path}: not calibration data (.npz, .npy, or a folder)")
 
 
-def _open_folder(folder: Path, inputs: Sequence[TensorSpec], images: ImageOptions) -> Opener:
+def _open_folder(folder: Path, inputs: Sequence[TensorSpec], images: ImageOptions) -> PathData:
     files = sorted(f for f in folder.rglob("*") if f.is_file() and not f.name.startswith("."))
     arrays = [f for f in files if f.parent == folder and f.suffix.lower() in (".npz", ".npy")]
     pictures = [f for f in files if f.suffix.lower() in SUFFIXES]
@@ -48,10 +62,11 @@ def _open_folder(folder: Path, inputs: Sequence[TensorSpec], images: ImageOption
     if len(kinds) > 1:
         raise DataError(f"{folder}: holds {' and '.join(kinds)}; give the folder of one kind")
     if sets:
-        return lambda: (_test_block(found, inputs) for found in sets)
+        return PathData(lambda: (_test_block(found, inputs) for found in sets))
     if arrays:
-        return lambda: (_array_block(file, inputs) for file in arrays)
-    return lambda: image_blocks(pictures, _only(inputs, folder), images)
+        return PathData(lambda: (_array_block(f, inputs) for f in arrays), headers_tell=True)
+    spec = _only(inputs, folder)
+    return PathData(lambda: image_blocks(pictures, spec, images), images=len(pictures))
 
 
 def _array_block(path: Path, inputs: Sequence[TensorSpec]) -> Block:
@@ -95,5 +110,5 @@ def _tensors(
             tensor = onnx.TensorProto.FromString(file.read_bytes())
             array = numpy_helper.to_array(tensor, base_dir=str(file.parent))
         except (DecodeError, OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{where}: not a readable TensorProto ({error})") from error
+            raise DataError(f"{where}: not a readable TensorProto ({first_line(error)})") from error
         yield spec.name, from_memory(array, where)

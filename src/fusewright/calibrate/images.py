@@ -13,7 +13,7 @@ import numpy as np
 from fusewright.calibrate.arrays import from_memory
 from fusewright.calibrate.feeding import Block
 from fusewright.errors import DataError, UsageError
-from fusewright.graph.session import TensorSpec
+from fusewright.graph.session import TensorSpec, first_line
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -117,7 +117,7 @@ class _ImageReader:
                     image = image.resize(self._size[::-1], pillow.Resampling.BILINEAR)
                 pixels = np.asarray(image)
         except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-            raise DataError(f"{path}: not a readable image ({error})") from error
+            raise DataError(f"{path}: not a readable image ({first_line(error)})") from error
         return pixels if pixels.ndim == 3 else pixels[..., None]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from fusewright.calibrate.arrays import from_memory
 from fusewright.calibrate.feeding import Block, feeds, fit_block
 from fusewright.calibrate.fitting import group_size
-from fusewright.calibrate.folders import open_path
+from fusewright.calibrate.folders import PathData, open_path
 from fusewright.calibrate.images import ImageOptions
 from fusewright.calibrate.random_data import RandomSamples
 from fusewright.calibrate.readers import (
@@ -117,51 +117,45 @@ def open_samples(
         images: preprocessing for folders of images.
 
     Raises:
-        DataError: there is no such data, or its first file does not fit the inputs. Later files
-            are checked when they are reached.
+        DataError: there is no such data, or it does not fit the inputs. Arrays are checked by
+            their headers here; images and what readers give, after the first, when reached.
         UsageError: random data with shapes that do not fit.
     """
     batch = next((group_size(spec) for spec in inputs), 1)
     if isinstance(source, RandomSamples):
         next(source.feeds(inputs))
         return Samples(lambda _: source.feeds(inputs), batch=batch, total=source.count * batch)
-    start, once = _open(source, inputs, images)
-    if once:
-        return Samples(lambda notes: feeds(start(), inputs, notes), batch=batch, once=True)
+    data, once = _open(source, inputs, images)
+    total = None if once else _count(data, inputs)
     return Samples(
-        lambda notes: feeds(start(), inputs, notes),
-        batch=batch,
-        total=_count(start(), inputs, isinstance(source, Mapping)),
+        lambda notes: feeds(data.start(), inputs, notes), batch=batch, total=total, once=once
     )
 
 
-def _open(
-    source: Any, inputs: Sequence[TensorSpec], images: ImageOptions
-) -> tuple[Callable[[], Iterable[Block]], bool]:
+def _open(source: Any, inputs: Sequence[TensorSpec], images: ImageOptions) -> tuple[PathData, bool]:
     """How to start a pass, and whether there is only one."""
     if isinstance(source, Mapping):
         label = "calibration data"
         arrays = {str(name): from_memory(a, f"{label}, {name!r}") for name, a in source.items()}
-        return lambda: (Block(label, arrays),), False
+        return PathData(lambda: (Block(label, arrays),), headers_tell=True), False
     if isinstance(source, (str, Path)):
         text = str(source)
         if not is_reader_name(text) or Path(text).exists():
             return open_path(Path(source), inputs, images), False
-        reader = load_reader(text)
-        return lambda: reader_blocks(reader, f"reader {text!r}"), not can_start_again(reader)
-    if hasattr(source, "get_next") or isinstance(source, Iterable) or callable(source):
+        source, label = load_reader(text), f"reader {text!r}"
+    else:
         label = f"reader {type(source).__name__}"
-        return lambda: reader_blocks(source, label), not can_start_again(source)
-    raise DataError(f"a {type(source).__name__} is no calibration data")
+    if not (hasattr(source, "get_next") or isinstance(source, Iterable) or callable(source)):
+        raise DataError(f"{label}: no calibration data: no get_next() and not iterable")
+    return PathData(lambda: reader_blocks(source, label)), not can_start_again(source)
 
 
-def _count(blocks: Iterable[Block], inputs: Sequence[TensorSpec], whole: bool) -> int | None:
-    """Checks the first block; the number of samples where that is the only one."""
-    if isinstance(blocks, tuple) or whole:
-        (block,) = blocks
-        fitted = fit_block(block, inputs)
-        return max(item.units for item in fitted) if fitted else None
-    for block in blocks:
+def _count(data: PathData, inputs: Sequence[TensorSpec]) -> int | None:
+    """Checks all that can be checked without reading values; the number of samples, if known."""
+    if data.headers_tell:
+        fitted = [fit_block(block, inputs) for block in data.start()]
+        return sum(max((item.units for item in block), default=0) for block in fitted)
+    for block in data.start():
         fit_block(block, inputs)
-        return None
-    return None
+        break
+    return data.images
