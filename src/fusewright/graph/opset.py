@@ -26,7 +26,7 @@ def convert_opset(proto: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
         return proto
     try:
         converted = onnx.version_converter.convert_version(without_weights(proto), minimum)
-    except (RuntimeError, ValueError) as error:
+    except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"opset {present} cannot be converted to {minimum}: {first_line(error)}"
         ) from error
