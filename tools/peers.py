@@ -14,6 +14,7 @@ this needs the named tool alone.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,19 @@ def quantize_modelopt(model: Path, data: Path, out: Path, method: str) -> None:
     import numpy as np
     from modelopt.onnx.quantization import quantize
 
-    quantize(
-        str(model),
-        quantize_mode="int8",
-        calibration_data=dict(np.load(data)),
-        calibration_method=method,
-        calibration_eps=["cpu"],
-        high_precision_dtype="fp32",
-        output_path=str(out),
-        log_level="ERROR",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        # A copy: ModelOpt 0.47 writes inferred shapes back into the file it is given.
+        copy = shutil.copyfile(model, Path(folder) / model.name)
+        quantize(
+            str(copy),
+            quantize_mode="int8",
+            calibration_data=dict(np.load(data)),
+            calibration_method=method,
+            calibration_eps=["cpu"],
+            high_precision_dtype="fp32",
+            output_path=str(out),
+            log_level="ERROR",
+        )
 
 
 def main() -> None:

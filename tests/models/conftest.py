@@ -1,8 +1,9 @@
-"""Puts `models/` on the path: its scripts import one another by their bare names."""
+"""Puts `models/` and `tools/` on the path: their scripts import one another by bare names."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "models"))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "models"), str(ROOT / "tools")]
