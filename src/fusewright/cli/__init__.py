@@ -1,0 +1,21 @@
+"""The command line: one file per subcommand; what is heavy loads when a command runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        The exit code: 0, 1 for a failure, 2 for a wrong use, 130 interrupted, 143 terminated.
+    """
+    try:
+        from fusewright.cli.edge import run
+    except KeyboardInterrupt:
+        return 130
+    return run(arguments)

@@ -1,0 +1,45 @@
+"""The program: its name, its version and its subcommands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fusewright import __version__
+from fusewright.cli.build import build
+from fusewright.cli.compare import compare
+from fusewright.cli.inspect import inspect
+from fusewright.cli.optimize import optimize
+from fusewright.cli.plan import plan
+
+PROGRAM = "fusewright"
+
+app = typer.Typer(
+    name=PROGRAM,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (optimize, inspect, plan, compare, build):
+    app.command(command.__name__)(command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"{PROGRAM} {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="With any command: show the traceback of an error.")
+    ] = False,
+) -> None:
+    """ONNX in, fused and quantized ONNX and TensorRT engine out, with proof at every step."""

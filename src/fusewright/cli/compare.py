@@ -1,0 +1,74 @@
+"""`fusewright compare`: how far two models are apart on the same data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fusewright.cli import parameters as p
+from fusewright.errors import VerifyError
+
+if TYPE_CHECKING:
+    from fusewright.verify import Comparison
+
+RANDOM_SAMPLES = 16
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference.")],
+    second: Annotated[Path, typer.Argument(metavar="B.onnx", help="The model to judge.")],
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DATA", help="As optimize's --calib takes it."),
+    ] = None,
+    random_data: p.RandomData = False,
+    samples: p.Samples = None,
+    shapes: p.Shapes = None,
+    min_sqnr: Annotated[
+        float | None,
+        typer.Option("--min-sqnr", metavar="DB", help="Fail when an output is below, in dB."),
+    ] = None,
+    mean: p.Mean = None,
+    std: p.Std = None,
+    size: p.Size = None,
+    layout: p.Layout = None,
+    color: p.Color = None,
+    scale: p.Scale = None,
+    json_flag: p.JsonFlag = False,
+    quiet: p.Quiet = False,
+) -> None:
+    """Compare the outputs of two models on the same data."""
+    from fusewright.cli.parsing import open_data, parse_images, parse_shapes
+    from fusewright.cli.targets import json_text
+    from fusewright.cli.terminal import Terminal
+    from fusewright.pipeline import compare as run
+    from fusewright.report.result_tables import accuracy_table
+    from fusewright.report.text import section
+
+    terminal = Terminal(quiet=quiet)
+    count = (samples or RANDOM_SAMPLES) if random_data else None
+    source = open_data(data, "--data", count, parse_shapes(shapes))
+    images = parse_images((mean, std, size, layout, color, scale), data)
+    comparison = run(first, second, source, samples, images)
+    if json_flag:
+        terminal.data(json_text(_plain(first, second, comparison)))
+    else:
+        title = f"{second} against {first}"
+        terminal.show(section(title, accuracy_table(comparison, terminal.width - 2)))
+    if min_sqnr is not None:
+        _require(comparison, min_sqnr)
+
+
+def _plain(first: Path, second: Path, comparison: Comparison) -> dict[str, Any]:
+    return {"first": str(first), "second": str(second), "outputs": comparison.to_dict()}
+
+
+def _require(comparison: Comparison, least: float) -> None:
+    for output in comparison.outputs:
+        if not output.sqnr_db >= least:
+            raise VerifyError(
+                f"output '{output.name}' has {output.sqnr_db:.1f} dB SQNR, --min-sqnr asks for"
+                f" {least:g}"
+            )

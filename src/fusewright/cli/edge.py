@@ -1,0 +1,110 @@
+"""The edge of the command line: every way out of a command becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import typer
+
+from fusewright.cli.app import PROGRAM, app
+from fusewright.errors import FusewrightError
+
+# Recent Typer brings a Click of its own, older ones use the package: this is either's class.
+_WrongUse: Any = typer.BadParameter.__base__
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end; not an `Exception`, so that nothing handles it."""
+
+    def __init__(self, number: int) -> None:
+        """`number` is the signal's."""
+        super().__init__(number)
+        self.exit_code = 128 + number
+        self.word = "interrupted" if number == signal.SIGINT else "terminated"
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; see `fusewright.cli.main`."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Accepted anywhere: it is added to a line that failed, and that is its end.
+    debug = "--debug" in given
+    given = [text for text in given if text != "--debug"]
+    _never_fail_on_characters()
+    with _signals_raise():
+        try:
+            return _invoke(given)
+        except Stopped as stop:
+            return _end(stop.word, stop.exit_code)
+        except typer.Abort:
+            return _end("interrupted", 130)
+        except Exception as error:  # noqa: BLE001 - the edge
+            if debug:
+                traceback.print_exc()
+            return _end(*_told(error))
+
+
+def _invoke(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    if not arguments:
+        command.main(["--help"], prog_name=PROGRAM, standalone_mode=False)
+        return 2
+    code = command.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """The line that says what went wrong, and the exit code."""
+    if isinstance(error, FusewrightError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, _WrongUse):
+        context: Any = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        return f"error: {error.format_message()}{hint}", 2
+    if isinstance(error, OSError) and error.strerror:
+        where = "" if error.filename is None else f"{error.filename}: "
+        return f"error: {where}{error.strerror}", 1
+    if isinstance(error, MemoryError):
+        return "error: out of memory", 1
+    text = str(error) or "no message"
+    return (
+        f"error: {type(error).__name__}: {text} (a bug in Fusewright, please report it;"
+        " --debug shows the traceback)"
+    ), 1
+
+
+def _end(line: str, code: int) -> int:
+    print(" ".join(line.split()), file=sys.stderr)  # noqa: T201
+    return code
+
+
+def _never_fail_on_characters() -> None:
+    """A name that the terminal's encoding lacks is printed escaped."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """SIGINT and SIGTERM unwind the stack, so that what was begun is cleaned up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,188 @@
+"""`fusewright optimize`: an ONNX file in, a verified quantized one out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fusewright.cli import parameters as p
+from fusewright.errors import FusewrightError, UsageError
+
+if TYPE_CHECKING:
+    from fusewright.cli.terminal import Terminal
+    from fusewright.pipeline import Result
+
+RANDOM_SAMPLES = 16
+
+
+def optimize(
+    model: p.Model,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="OUT.onnx", help="Written whole or not at all."),
+    ],
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            "--calib",
+            metavar="DATA",
+            help="Calibration data: .npz by input name, .npy, a folder of either, of images or of"
+            " test_data_set_*, or module:name of a reader.",
+        ),
+    ] = None,
+    random_data: p.RandomData = False,
+    samples: p.Samples = None,
+    precision: p.Precision = "int8",
+    method: Annotated[
+        str, typer.Option("--method", help="mse, minmax, percentile or entropy.")
+    ] = "mse",
+    percentile: Annotated[
+        float | None,
+        typer.Option("--percentile", help="Of --method percentile, in percent; default 99.99."),
+    ] = None,
+    shapes: p.Shapes = None,
+    exclude: p.Exclude = None,
+    include: p.Include = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="PLAN.yaml", help="Apply the decisions of a plan file."),
+    ] = None,
+    flat: Annotated[
+        bool, typer.Option("--flat", help="Leave groups as nodes; no local functions.")
+    ] = False,
+    pool_head: Annotated[
+        bool,
+        typer.Option("--pool-head", help="Turn Flatten, Linear behind a pool into a 1x1 Conv."),
+    ] = False,
+    verify_samples: Annotated[
+        int, typer.Option("--verify-samples", help="Samples that every rewrite is proven on.")
+    ] = 4,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A rewrite that fails its proof is an error.")
+    ] = False,
+    build: Annotated[
+        Path | None,
+        typer.Option("--build", metavar="ENGINE", help="Also build an engine from the result."),
+    ] = None,
+    mean: p.Mean = None,
+    std: p.Std = None,
+    size: p.Size = None,
+    layout: p.Layout = None,
+    color: p.Color = None,
+    scale: p.Scale = None,
+    json_file: p.JsonFile = None,
+    verbose: p.Verbose = False,
+    quiet: p.Quiet = False,
+) -> None:
+    """Quantize a model by groups, with proof of every step."""
+    from fusewright.cli.parsing import open_data, parse_images, parse_shapes
+    from fusewright.cli.targets import check_targets
+    from fusewright.cli.terminal import Terminal
+
+    terminal = Terminal(verbose, quiet)
+    ranges = parse_shapes(shapes)
+    count = (samples or RANDOM_SAMPLES) if random_data else None
+    data = open_data(calib, "--calib", count, ranges)
+    outputs = {"--output": output, "--json": json_file, "--build": build}
+    sources = {"the input file": model, "the calibration data": data, "the plan": plan}
+    check_targets(outputs, sources)
+    settings: dict[str, Any] = {
+        "samples": samples,
+        "precision": precision,
+        "method": method,
+        "shapes": ranges,
+        "exclude": tuple(exclude or ()),
+        "include": tuple(include or ()),
+        "plan": plan,
+        "flat": flat,
+        "pool_head": pool_head,
+        "verify_samples": verify_samples,
+        "strict": strict,
+        "images": parse_images((mean, std, size, layout, color, scale), calib),
+        "percentile": percentile,
+    }
+    _settle(settings)
+    result = _run(terminal, model, output, data, settings)
+    _finish(terminal, result, json_file, build, ranges)
+
+
+def _settle(settings: dict[str, Any]) -> None:
+    """Refuses options that would be without effect, and drops those not given."""
+    method, plan = settings["method"], settings["plan"]
+    if settings["percentile"] is None:
+        del settings["percentile"]
+    elif method != "percentile":
+        raise UsageError(f"--percentile is for --method percentile, not {method}")
+    if plan is not None and (settings["exclude"] or settings["include"]):
+        raise UsageError("--plan holds every decision: --exclude and --include cannot be added")
+
+
+def _run(
+    terminal: Terminal, model: Path, output: Path, data: Any, settings: dict[str, Any]
+) -> Result:
+    from fusewright.cli.terminal import StageLines
+    from fusewright.pipeline import optimize as run
+
+    with StageLines(terminal) as watcher:
+        result = run(model, output, data, watcher, **settings)
+    if terminal.verbose:
+        _tell_trace(terminal, result)
+    terminal.show(_closing(terminal, result, settings))
+    return result
+
+
+def _finish(
+    terminal: Terminal, result: Result, json_file: Path | None, engine: Path | None, shapes: Any
+) -> None:
+    """Builds the engine where one was asked for, and writes the JSON in any case."""
+    from fusewright.cli.build import build_and_show
+    from fusewright.cli.targets import write_json
+    from fusewright.engine.build import BuildOptions
+
+    report, failure = result.to_dict(), None
+    if engine is not None and result.path is not None:
+        try:
+            built = build_and_show(terminal, result.path, engine, BuildOptions(shapes=shapes))
+            report["engine"] = built.to_dict()
+        except FusewrightError as error:
+            failure = error
+            report["engine"] = {"error": str(error)}
+    if json_file is not None:
+        write_json(report, json_file)
+    if failure is not None:
+        raise failure
+
+
+def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Sequence[Any]:
+    from fusewright.report import result_tables as tables
+    from fusewright.report.plan_tables import kinds_table
+    from fusewright.report.text import section
+
+    width = terminal.width - 2
+    how = settings["precision"]
+    if result.samples:
+        how += f" by {settings['method']}"
+    head = tables.headline(result.path, len(result.plan.groups), result.samples, how)
+    parts = section(head)
+    parts += section("Groups by kind", kinds_table(result.plan))
+    parts += tables.heavy_section(result.heavy_ops(), width)
+    if result.accuracy is not None:
+        title = f"Accuracy against {result.plan.model.path}"
+        parts += section(title, tables.accuracy_table(result.accuracy, width))
+    parts += section("Cost", tables.cost_table(result.trace.seconds, result.peak_bytes))
+    undone = tables.undone_lines(result.trace.undone())
+    parts += section("Undone", *(undone or ("nothing: every rewrite kept the results",)))
+    if result.notes:
+        parts += section("Notes", *result.notes)
+    return parts
+
+
+def _tell_trace(terminal: Terminal, result: Result) -> None:
+    for event in result.trace:
+        if event.what != "pass":
+            words = (event.stage.ljust(10), event.what.ljust(6), event.name, event.where)
+            detail = f": {event.detail}" if event.detail else ""
+            terminal.tell(" ".join(word for word in words if word) + detail)

@@ -1,0 +1,92 @@
+"""Arguments and options that several subcommands share, each declared once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.", show_default=False)
+]
+Samples = Annotated[
+    int | None,
+    typer.Option("--samples", help="How many samples are used; without it all (16 if random)."),
+]
+RandomData = Annotated[
+    bool, typer.Option("--random-data", help="Seeded random samples, where there are no real ones.")
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shapes",
+        metavar="NAME:SHAPE",
+        help="Shape of a dynamic input, NAME:1x3x224x224 or NAME:MIN:OPT:MAX; repeatable.",
+    ),
+]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude",
+        metavar="PATTERN",
+        help="Keep in float what matches: a glob on group and node names, or op:Conv; repeatable.",
+    ),
+]
+Include = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--include", metavar="PATTERN", help="Quantize only what matches, likewise; repeatable."
+    ),
+]
+Precision = Annotated[
+    str, typer.Option("--precision", help="int8 (rest in float), or fp32 (fused, not quantized).")
+]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write the whole report, as JSON."),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show more.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        "--mean",
+        metavar="M[,M,M]",
+        help="Images: subtracted after --scale, one value or one per channel.",
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        "--std",
+        metavar="S[,S,S]",
+        help="Images: divided by after --mean, likewise.",
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="HxW",
+        help="Images: resized to; without it the model's own size.",
+    ),
+]
+Layout = Annotated[
+    str | None,
+    typer.Option("--layout", help="Images: nchw (default) or nhwc."),
+]
+Color = Annotated[
+    str | None,
+    typer.Option("--color", help="Images: rgb (default) or bgr."),
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(
+        "--scale",
+        metavar="X",
+        help="Images: pixels are multiplied by it; default 1/255.",
+    ),
+]

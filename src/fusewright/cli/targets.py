@@ -1,0 +1,98 @@
+"""Files that a command writes: checked before the work, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusewright.errors import OutputError
+
+
+def check_targets(outputs: Mapping[str, Path | None], inputs: Mapping[str, Any]) -> None:
+    """Refuses outputs that cannot be, by the option that names them.
+
+    Args:
+        outputs: option → file to write; None where it was not given.
+        inputs: what each file to read is → its path; what is no path of a file is passed over.
+
+    Raises:
+        OutputError: an output is an input or another output, is no plain file, or lies in no
+            writable folder.
+    """
+    wanted = {option: path for option, path in outputs.items() if path is not None}
+    seen: dict[Path, str] = {}
+    for option, path in wanted.items():
+        for what, source in inputs.items():
+            if isinstance(source, (str, Path)) and _is_same(path, Path(source)):
+                raise OutputError(f"{option} {path}: is {what}, which is never written to")
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise OutputError(f"{option} {path}: is also what {other} names")
+        _check_place(option, path)
+
+
+def write_json(data: Any, path: Path) -> None:
+    """Writes `data` as JSON.
+
+    Raises:
+        OutputError: the disk refused; then nothing is left behind.
+    """
+    part = None
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix=".fusewright-", delete=False, encoding="utf-8"
+        ) as file:
+            part = Path(file.name)
+            file.write(json_text(data) + "\n")
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+        part = None
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def json_text(data: Any) -> str:
+    """Indented JSON; a number that is not finite, which JSON cannot hold, becomes null."""
+    return json.dumps(_finite(data), indent=2, allow_nan=False)
+
+
+def _finite(data: Any) -> Any:
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {str(key): _finite(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_finite(value) for value in data]
+    return data
+
+
+def _is_same(path: Path, source: Path) -> bool:
+    try:
+        return path.samefile(source)
+    except OSError:  # one of the two does not exist
+        return False
+
+
+def _check_place(option: str, path: Path) -> None:
+    if path.is_dir():
+        raise OutputError(f"{option} {path}: is a folder")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{option} {path}: is not a plain file")
+    if not path.parent.is_dir():
+        raise OutputError(f"{option} {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{option} {path}: the folder {path.parent} cannot be written to")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

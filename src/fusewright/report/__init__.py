@@ -1,0 +1,1 @@
+"""Reports for people: tables and texts that the command line prints."""

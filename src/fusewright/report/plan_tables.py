@@ -1,0 +1,100 @@
+"""A plan as tables: its groups, their decisions and reasons, and what no group claimed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group as Lines
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from fusewright.plan.plan import Group, Plan
+from fusewright.report.text import counted, plain_table, section, shorten, some_of
+
+# Beginning of a reason that only repeats the contract.
+_BY_CONTRACT = "its contract: "
+_LABELS = 12
+
+
+def kinds_table(plan: Plan) -> Table:
+    """Groups by kind: how many, how many quantized, how many in float."""
+    numbers = ("groups", "quantized", "float")
+    table = plain_table("kind", *numbers, right=numbers)
+    for kind, count in plan.counts().items():
+        quantized = sum(group.is_quantized for group in plan.groups if group.kind == kind)
+        table.add_row(kind, *(str(n or "–") for n in (count, quantized, count - quantized)))
+    return table
+
+
+def plan_listing(plan: Plan, width: int) -> list[RenderableType]:
+    """Every group with nodes, contract, decision and reason; then what no group claimed."""
+    quantized = sum(group.is_quantized for group in plan.groups)
+    parts: list[RenderableType] = [
+        Text(
+            f"{plan.model.path}: {counted(len(plan.groups), 'group')}, {quantized} quantized,"
+            f" {counted(len(plan.unclaimed), 'heavy op')} unclaimed"
+        )
+    ]
+    if plan.groups:
+        parts += section("Groups by kind", kinds_table(plan))
+        parts += section("Groups", *(_block(group, width - 2) for group in plan.groups))
+    parts += section("Heavy ops that no group claimed", _unclaimed(plan, width - 2))
+    if plan.model.notes:
+        parts += section("Notes", *plan.model.notes)
+    return parts
+
+
+def misses_listing(misses: Sequence[tuple[str, str, str]], width: int) -> list[RenderableType]:
+    """Near misses: (pattern, node, what was expected and found)."""
+    if not misses:
+        return section("Near misses", "none")
+    table = plain_table("pattern", "node", "expected and found", wrapped=("expected and found",))
+    for pattern, node, reason in misses:
+        table.add_row(pattern, shorten(node, width // 3), reason)
+    return section("Near misses", table)
+
+
+def contract_text(group: Group) -> str:
+    """Which inputs a group's contract quantizes, and the axes of its weights."""
+    inputs = ", ".join(map(str, group.inputs_to_quantize))
+    if not inputs:
+        return "quantizes nothing"
+    axes = [
+        f"{name} {'per tensor' if axis is None else f'axis {axis}'}"
+        for name, axis in group.spec.weights.items()
+        if name in group.parameters
+    ]
+    return f"inputs {{{inputs}}}" + "".join(f", weights {text}" for text in axes)
+
+
+def _block(group: Group, width: int) -> RenderableType:
+    room = width - len(group.kind) - len(group.decision) - 4
+    decision = group.decision if group.apply else "off"
+    heading = Text.assemble(
+        (group.kind, "bold"), "  ", shorten(group.name, room), "  ", (decision, _style(group))
+    )
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_column(overflow="fold")
+    facts.add_row("nodes", some_of(group.nodes, len(group.nodes), width - _LABELS))
+    if group.reason.startswith(_BY_CONTRACT):
+        facts.add_row("contract", group.reason.removeprefix(_BY_CONTRACT))
+    else:
+        facts.add_row("contract", contract_text(group))
+        facts.add_row("reason", group.reason)
+    return Lines(heading, Padding(facts, (0, 0, 0, 2)))
+
+
+def _style(group: Group) -> str:
+    return "green" if group.is_quantized else "yellow"
+
+
+def _unclaimed(plan: Plan, width: int) -> Table | str:
+    if not plan.unclaimed:
+        return "none"
+    table = plain_table("op", "node", "reason", wrapped=("reason",))
+    for entry in plan.unclaimed:
+        table.add_row(entry.op, shorten(entry.name, width // 3), entry.reason)
+    return table

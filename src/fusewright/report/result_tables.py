@@ -1,0 +1,94 @@
+"""The closing report of a run, from its parts: heavy ops, accuracy, seconds, what was undone."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+from fusewright.report.text import byte_count, counted, plain_table, section, shorten, some_of
+from fusewright.verify import Comparison
+
+_NAMES_SHOWN = 2
+
+
+def heavy_section(rows: Sequence[Mapping[str, Any]], width: int) -> list[RenderableType]:
+    """Heavy ops quantized by type, and those kept in float grouped by reason.
+
+    Args:
+        rows: `op`, `name`, `decision` and `reason` of each heavy op.
+        width: columns there are.
+    """
+    if not rows:
+        return section("Heavy ops", "none")
+    total = Counter(str(row["op"]) for row in rows)
+    quantized = Counter(str(row["op"]) for row in rows if row["decision"] != "float")
+    lines = ", ".join(f"{quantized[op]} of {count} {op}" for op, count in total.items())
+    parts = section("Heavy ops", f"quantized: {lines}")
+    kept: dict[str, list[str]] = {}
+    for row in rows:
+        if row["decision"] == "float":
+            kept.setdefault(str(row["reason"]), []).append(str(row["name"]))
+    if not kept:
+        return parts
+    table = plain_table(
+        "ops",
+        "kept float because",
+        "such as",
+        right=("ops",),
+        wrapped=("kept float because", "such as"),
+    )
+    for reason, names in sorted(kept.items(), key=lambda item: -len(item[1])):
+        table.add_row(str(len(names)), reason, some_of(names, _NAMES_SHOWN, width // 3))
+    return [*parts, *section("", table)[1:]]
+
+
+def accuracy_table(comparison: Comparison, width: int) -> Table:
+    """SQNR and relative error of every output; of one that holds no floats, what differs."""
+    numbers = ("SQNR", "relative error")
+    table = plain_table("output", *numbers, right=numbers)
+    for output in comparison.outputs:
+        name = shorten(output.name, max(width - 40, 16))
+        if not output.is_float:
+            table.add_row(name, "–", f"{output.relative:.2%} of elements differ")
+        elif output.relative == 0:
+            table.add_row(name, "–", "identical")
+        elif not math.isfinite(output.relative):
+            table.add_row(name, "–", "not comparable")
+        else:
+            table.add_row(name, f"{output.sqnr_db:.1f} dB", f"{output.relative:.2e}")
+    return table
+
+
+def proofs_table(proofs: Mapping[str, Comparison]) -> Table:
+    """The worst output of each stage that is meant to change nothing."""
+    table = plain_table("stage", "worst output", "relative error", right=("relative error",))
+    for stage, comparison in proofs.items():
+        if comparison.worst is not None:
+            table.add_row(stage, comparison.worst.name, f"{comparison.worst.relative:.1e}")
+    return table
+
+
+def cost_table(seconds: Mapping[str, float], peak_bytes: int) -> Table:
+    """Seconds per stage and in all, and the largest memory of the process."""
+    table = plain_table("stage", "seconds", right=("seconds",))
+    for stage, took in seconds.items():
+        table.add_row(stage, f"{took:.2f}")
+    table.add_row("in all", f"{sum(seconds.values()):.2f}", style="bold")
+    table.add_row("peak memory", byte_count(peak_bytes))
+    return table
+
+
+def undone_lines(events: Iterable[Any]) -> list[str]:
+    """Rewrites that were taken back: stage, name and detail of each event."""
+    return [f"{e.stage}: {e.name} changed the results and was undone: {e.detail}" for e in events]
+
+
+def headline(model: Any, groups: int, samples: int, settings: str) -> str:
+    """`model.onnx: 10 groups, int8 by mse over 256 samples`."""
+    over = f" over {counted(samples, 'sample')}" if samples else ""
+    return f"{model}: {counted(groups, 'group')}, {settings}{over}"
