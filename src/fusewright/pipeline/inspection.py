@@ -22,7 +22,9 @@ from fusewright.quantize.insert import strip_qdq as strip_graph
 from fusewright.verify import Comparison, compare_models
 
 
-def inspect(model: str | Path, watcher: Watcher | None = None, **settings: Any) -> Plan:
+def inspect(
+    model: str | Path, watcher: Watcher | None = None, trace: Trace | None = None, **settings: Any
+) -> Plan:
     """The groups of an original, collapsed or quantized file, with decisions and reasons.
 
     In a quantized file the decisions are those found in it, not those that would be made.
@@ -30,6 +32,7 @@ def inspect(model: str | Path, watcher: Watcher | None = None, **settings: Any) 
     Args:
         model: the ONNX file.
         watcher: told of progress.
+        trace: takes every match and miss, for who wants to see them; it has its own watcher.
         **settings: fields of `Options` that decide (`exclude`, `include`, `plan`).
 
     Raises:
@@ -37,7 +40,8 @@ def inspect(model: str | Path, watcher: Watcher | None = None, **settings: Any) 
     """
     options = Options().with_settings(settings)
     source, stripped = _without_pairs(read_source(model))
-    plan = make_plan(source, options, Trace(watcher or Silent()))
+    trace = Trace(watcher or Silent()) if trace is None else trace
+    plan = make_plan(source, options, trace)
     if stripped:
         for group in plan.groups:
             found = _has_pairs(group, stripped)
