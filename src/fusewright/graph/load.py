@@ -34,7 +34,8 @@ class Source:
         producers: tensor name → name of the node that writes it.
         custom: operators that onnxruntime does not have, as `domain::op`.
         external: whether weights are stored beside the file and not in `proto`.
-        on_disk: whether `proto` is what the file holds; not so where Q/DQ pairs were taken out.
+        on_disk: whether `proto` is what the file holds; not so where Q/DQ pairs were taken out, or
+            repeated node names made unique.
     """
 
     path: Path
@@ -67,12 +68,14 @@ def read_source(path: str | Path) -> Source:
     proto = _parse(path)
     _check_external(proto, path)
     opset = _opset(proto, path)
+    renamed = _rename_repeated(proto.graph)
     names = tuple(n.name or (n.output[0] if n.output else n.op_type) for n in proto.graph.node)
     producers = {
         t: name for n, name in zip(proto.graph.node, names, strict=True) for t in n.output if t
     }
+    custom = _custom_ops(proto, opset)
     return Source(
-        path, proto, opset, names, producers, _custom_ops(proto, opset), _is_external(proto)
+        path, proto, opset, names, producers, custom, _is_external(proto), on_disk=not renamed
     )
 
 
@@ -175,6 +178,23 @@ def _custom_ops(proto: onnx.ModelProto, opset: int) -> tuple[str, ...]:
         if unknown or node.domain not in RUNTIME_DOMAINS:
             found.add(f"{node.domain or 'ai.onnx'}::{node.op_type}")
     return tuple(sorted(found))
+
+
+def _rename_repeated(graph: onnx.GraphProto) -> bool:
+    """Numbers node names that were used before, in place: onnxruntime refuses a file with two."""
+    taken = {node.name for node in graph.node}
+    times: dict[str, int] = {}
+    renamed = False
+    for node in graph.node:
+        name, number = node.name, times.get(node.name, 0) + 1
+        if name and number > 1:
+            while f"{name}_{number}" in taken:
+                number += 1
+            node.name = f"{name}_{number}"
+            taken.add(node.name)
+            renamed = True
+        times[name] = number
+    return renamed
 
 
 def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
