@@ -24,15 +24,10 @@ def choose_profiles(
         UsageError: `shapes` names an unknown input or does not fit one.
         EngineError: an input with other dynamic axes has no declared shapes.
     """
-    known = {spec.name: spec for spec in inputs}
-    for name in shapes:
-        if name not in known:
-            raise UsageError(f"--shapes names {name!r}; the model's inputs are {', '.join(known)}")
+    check_shapes(inputs, shapes)
     profiles: dict[str, ShapeRange] = {}
     notes = []
     for spec in inputs:
-        if spec.name in shapes:
-            _check_fit(spec, shapes[spec.name])
         if not is_dynamic(spec):
             continue
         if spec.name in shapes:
@@ -42,6 +37,19 @@ def choose_profiles(
         profiles[spec.name] = (shape, shape, shape)
         notes.append(f"input {described(spec)} is built for batch 1: no --shapes were given for it")
     return profiles, tuple(notes)
+
+
+def check_shapes(inputs: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange]) -> None:
+    """Refuses declared shapes that the model cannot have.
+
+    Raises:
+        UsageError: `shapes` names an unknown input or does not fit one.
+    """
+    known = {spec.name: spec for spec in inputs}
+    for name, ranges in shapes.items():
+        if name not in known:
+            raise UsageError(f"--shapes names {name!r}; the model's inputs are {', '.join(known)}")
+        _check_fit(known[name], ranges)
 
 
 def is_dynamic(spec: TensorSpec) -> bool:

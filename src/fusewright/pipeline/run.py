@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.calibrate import RandomSamples, Ranges, Samples, calibrate, open_samples
+from fusewright.engine.profiles import check_shapes
 from fusewright.errors import DataError, ModelError, PlanError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source, fingerprint, read_source
@@ -107,11 +108,13 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
 
     Raises:
         DataError: there is no data, or it does not fit.
+        UsageError: declared shapes that do not fit the inputs.
     """
     if calibration is None:
         raise DataError(
             "no calibration data: give --calib DATA, or --random-data where none exists"
         )
+    check_shapes(source.interface.inputs, options.shapes)
     with trace.stage("load") as details:
         samples = open_samples(calibration, source.interface.inputs, options.images)
         feeds = samples.take(min(options.verify_samples, options.samples or options.verify_samples))
