@@ -49,12 +49,11 @@ class Result:
 
     def heavy_ops(self) -> list[dict[str, Any]]:
         """Every heavy op with what was decided for it and why."""
-        rows = [
-            {"op": op, "name": group.name, "decision": group.decision, "reason": group.reason}
-            for group in self.plan.groups
-            for op in group.ops
-            if op in HEAVY_OPS
-        ]
+        rows = []
+        for group in self.plan.groups:
+            entry = group.to_dict()  # a group switched off says so
+            decided = {key: entry[key] for key in ("name", "decision", "reason")}
+            rows += [{"op": op, **decided} for op in group.ops if op in HEAVY_OPS]
         return rows + [
             {"op": u.op, "name": u.name, "decision": "float", "reason": u.reason}
             for u in self.plan.unclaimed
