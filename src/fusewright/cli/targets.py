@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,21 +41,9 @@ def write_json(data: Any, path: Path) -> None:
     Raises:
         OutputError: the disk refused; then nothing is left behind.
     """
-    part = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", dir=path.parent, prefix=".fusewright-", delete=False, encoding="utf-8"
-        ) as file:
-            part = Path(file.name)
-            file.write(json_text(data) + "\n")
-        part.chmod(0o666 & ~_umask())
-        part.replace(path)
-        part = None
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if part is not None:
-            part.unlink(missing_ok=True)
+    from fusewright.graph.save import save_text
+
+    save_text(json_text(data) + "\n", path)
 
 
 def json_text(data: Any) -> str:
@@ -90,9 +77,3 @@ def _check_place(option: str, path: Path) -> None:
         raise OutputError(f"{option} {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{option} {path}: the folder {path.parent} cannot be written to")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -43,6 +43,21 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
+def save_text(text: str, path: Path) -> None:
+    """Writes a text file (UTF-8), whole or not at all.
+
+    Raises:
+        OutputError: the disk refused; nothing is left behind.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fusewright-") as folder:
+            written = Path(folder) / path.name
+            written.write_text(text, encoding="utf-8")
+            written.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def _save_into(proto: onnx.ModelProto, folder: Path, path: Path) -> None:
     written, data = folder / path.name, f"{path.name}.data"
     if proto.ByteSize() <= _LARGEST:

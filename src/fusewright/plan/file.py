@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 import fusewright
-from fusewright.errors import OutputError, PlanError
+from fusewright.errors import PlanError
+from fusewright.graph.save import save_text
 from fusewright.plan.decide import impossible, settle
 from fusewright.plan.plan import FLOAT, INT8, Group, Plan
 
@@ -38,15 +39,12 @@ def plan_text(plan: Plan) -> str:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Writes the plan file.
+    """Writes the plan file, whole or not at all.
 
     Raises:
         OutputError: it cannot be written.
     """
-    try:
-        path.write_text(plan_text(plan), encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    save_text(plan_text(plan), path)
 
 
 def apply_plan_file(plan: Plan, path: Path) -> None:
