@@ -183,6 +183,6 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
 def _tell_trace(terminal: Terminal, result: Result) -> None:
     for event in result.trace:
         if event.what != "pass":
-            words = (event.stage.ljust(10), event.what.ljust(6), event.name, event.where)
-            detail = f": {event.detail}" if event.detail else ""
-            terminal.tell(" ".join(word for word in words if word) + detail)
+            words = (event.name, event.where, event.detail)
+            said = "  ".join(word for word in words if word)
+            terminal.tell(f"{event.stage:<9}  {event.what:<6}  {said}")
