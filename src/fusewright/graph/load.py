@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.checker
 import onnx.inliner
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
@@ -96,7 +97,7 @@ def inline_functions(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         return proto
     try:
         return onnx.inliner.inline_local_functions(proto)
-    except (RuntimeError, ValueError) as error:
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"{path}: its local functions cannot be inlined: {first_line(error)}"
         ) from error
