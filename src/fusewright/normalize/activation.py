@@ -11,13 +11,25 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.walk import input_at, scalar
+from fusewright.graph.walk import input_at, is_constant, rank_of, scalar
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern, const, number, one_of, op, optional, var
 from fusewright.normalize.rule import Edit, Rule
 
 HARDSWISH_OPSET = 14
-_EXACT = 1e-6
+# The types that onnxruntime has each operator for.
+_RELU_TYPES = ("float16", "float32", "float64")
+_HARD_TYPES = ("float16", "float32")
+# A sixth written with six digits, 0.166667, is 2e-6 off; one with five would fail the proof.
+_EXACT = 3e-6
+
+
+def _exactly(value: float) -> Pattern:
+    # Tighter than `number`: 3.0003 in the place of 3 is another function.
+    return const(
+        test=lambda t: (found := scalar(t)) is not None and abs(found - value) <= _EXACT * value,
+        expected=f"the constant {value:g}",
+    )
 
 
 def _one(name: str) -> Pattern:
@@ -33,8 +45,19 @@ def _number(match: Match, name: str, default: float) -> float:
 
 
 def _relu6(inner: Pattern) -> Pattern:
-    clip = op("Clip", inner, number(0.0), number(6.0))
-    return one_of(clip, op("Min", op("Relu", inner), number(6.0)))
+    return op("Clip", inner, number(0.0), _exactly(6.0))
+
+
+def _changes_form(match: Match, types: tuple[str, ...]) -> str | None:
+    """A rank that a constant enlarges, or a type that the operator to be written does not have."""
+    x = match.tensors["x"]
+    if x.dtype is not None and np.dtype(x.dtype).name not in types:
+        return f"type {np.dtype(x.dtype)}"
+    rank = rank_of(x)
+    ranks = [len(t.shape) for node in match.nodes for t in node.inputs if is_constant(t)]
+    if rank is not None and max(ranks, default=0) > max(rank, 1):
+        return "a constant that enlarges the rank"
+    return None
 
 
 def _clip_pair(match: Match, edit: Edit) -> str | None:
@@ -42,10 +65,14 @@ def _clip_pair(match: Match, edit: Edit) -> str | None:
     if low > high:
         return f"a minimum of {low:g} above the maximum of {high:g}"
     x = match.tensors["x"]
-    if low == 0 and math.isinf(high):
+    is_relu = low == 0 and math.isinf(high)
+    dtype = _dtype(match, x)
+    reason = _changes_form(match, _RELU_TYPES if is_relu else (dtype.name,))
+    if reason is not None:
+        return reason
+    if is_relu:
         edit.replace(match, [edit.node("Relu", [x], match.root.name)])
         return None
-    dtype = _dtype(match, x)
     bounds = [
         edit.constant(f"{match.root.name}_{n}", np.array(v, dtype))
         for n, v in (("min", low), ("max", high))
@@ -65,6 +92,9 @@ def _clip_to_relu(match: Match, edit: Edit) -> str | None:
     bound = math.inf if high is None else scalar(high)
     if bound is None or (high is not None and bound < _float_max(high)):
         return "an upper bound"
+    reason = _changes_form(match, _RELU_TYPES)
+    if reason is not None:
+        return reason
     edit.replace(match, [edit.node("Relu", [match.tensors["x"]], match.root.name)])
     return None
 
@@ -74,6 +104,9 @@ def _float_max(tensor: gs.Tensor) -> float:
 
 
 def _hard_sigmoid(match: Match, edit: Edit) -> str | None:
+    reason = _changes_form(match, _HARD_TYPES)
+    if reason is not None:
+        return reason
     if "factor" in match.tensors or "divisor" in match.tensors:
         # relu6(x + 3)·c: HardSigmoid saturates at 1, so c must be 1/6.
         alpha = _number(match, "factor", 1.0) / _number(match, "divisor", 1.0)
@@ -88,6 +121,9 @@ def _hard_sigmoid(match: Match, edit: Edit) -> str | None:
 
 
 def _hard_swish(match: Match, edit: Edit) -> str | None:
+    reason = _changes_form(match, _HARD_TYPES)
+    if reason is not None:
+        return reason
     x, name = match.tensors["x"], match.root.name
     alpha = _number(match, "factor", 1.0) / _number(match, "divisor", 1.0)
     if ("factor" in match.tensors or "divisor" in match.tensors) and abs(6 * alpha - 1) > _EXACT:
@@ -108,7 +144,7 @@ def _near(value: float) -> object:
 
 
 _X = var("x")
-_SHIFTED = _relu6(op("Add", _X, number(3.0)))
+_SHIFTED = _relu6(op("Add", _X, _exactly(3.0)))
 _GATE = op("HardSigmoid", _X, alpha=_near(1.0 / 6.0), beta=_near(0.5))
 _LINE = one_of(op("Add", op("Mul", _X, _one("alpha")), _one("beta")), op("Add", _X, _one("beta")))
 
@@ -138,6 +174,8 @@ RULES = (
             op("Mul", op("Mul", _X, _SHIFTED), _one("factor")),
             op("Mul", _X, op("Div", _SHIFTED, _one("divisor"))),
             op("Mul", _X, op("Mul", _SHIFTED, _one("factor"))),
+            op("Mul", op("Div", _X, _one("divisor")), _SHIFTED),
+            op("Mul", op("Mul", _X, _one("factor")), _SHIFTED),
         ),
         _hard_swish,
     ),
@@ -147,7 +185,7 @@ RULES = (
         one_of(
             op("Div", _SHIFTED, _one("divisor")),
             op("Mul", _SHIFTED, _one("factor")),
-            op("Clip", _LINE, number(0.0), number(1.0)),
+            op("Clip", _LINE, number(0.0), _exactly(1.0)),
         ),
         _hard_sigmoid,
     ),

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import detach
-from fusewright.graph.walk import attribute, input_at, values
+from fusewright.graph.walk import attribute, input_at, rank_of, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern, const, one_of, op, optional, var
 from fusewright.normalize.rule import Edit, Rule
@@ -27,11 +27,16 @@ def _fold_batchnorm(match: Match, edit: Edit) -> str | None:
         return "it runs in training mode"
     if any(t.outputs for t in node.outputs[1:]):
         return "its running statistics are used"
+    return _fold(match, edit, *_scale_and_shift(match, edit))
+
+
+def _scale_and_shift(match: Match, edit: Edit) -> tuple[np.ndarray, np.ndarray]:
+    """BN(x) = scale·x + shift, per channel, in float64."""
     gamma, beta, mean, variance = (
         values(match.tensors[n]).astype(np.float64) for n in ("gamma", "beta", "mean", "variance")
     )
-    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", edit.opset))
-    return _fold(match, edit, scale, beta - mean * scale)
+    scale = gamma / np.sqrt(variance + attribute(match.root, "epsilon", edit.opset))
+    return scale, beta - mean * scale
 
 
 def _fold_affine(match: Match, edit: Edit) -> str | None:
@@ -105,14 +110,14 @@ def _per_channel(array: np.ndarray, channels: int, rank: int) -> np.ndarray | No
 def _fold_linear_batchnorm(match: Match, edit: Edit) -> str | None:
     node, add, w = match.root, match.named.get("add"), match.tensors["w"]
     old = values(w)
-    if attribute(node, "training_mode", edit.opset) or old.ndim != 2:
-        return "training mode, or a weight that is not a matrix"
-    gamma, beta, mean, variance = (
-        values(match.tensors[n]).astype(np.float64) for n in ("gamma", "beta", "mean", "variance")
-    )
-    scale = gamma / np.sqrt(variance + attribute(node, "epsilon", edit.opset))
+    if attribute(node, "training_mode", edit.opset):
+        return "it runs in training mode"
+    if old.ndim != 2 or rank_of(match.tensors["x"]) != 2:
+        # BN works on axis 1; of [batch, tokens, features] that is not what the Linear writes.
+        return "an input or a weight that is not known to be of rank 2"
+    scale, shift = _scale_and_shift(match, edit)
     bias = values(match.tensors["b"]).astype(np.float64) if add is not None else 0.0
-    folded = ((bias - mean) * scale + beta).astype(old.dtype)
+    folded = (bias * scale + shift).astype(old.dtype)
     layer = match.named["layer"]
     layer.inputs[1] = edit.stored(w, (old * scale).astype(old.dtype))
     tail = edit.node("Add", [layer.outputs[0], edit.constant(f"{w.name}_bias", folded)], node.name)
