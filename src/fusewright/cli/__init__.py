@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 
@@ -17,5 +18,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from fusewright.cli.edge import run
     except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
         return 130
     return run(arguments)

@@ -1,0 +1,58 @@
+"""Ctrl-C, SIGTERM and a closed pipe, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+FUSEWRIGHT = [sys.executable, "-m", "fusewright"]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_half_way_leaves_nothing(number, code, word, digits, tmp_path):
+    temporary, out = tmp_path / "tmp", tmp_path / "out"
+    temporary.mkdir()
+    out.mkdir()
+    command = ["optimize", str(digits), "-o", str(out / "o.onnx"), "--json", str(out / "o.json")]
+    process = subprocess.Popen(
+        [*FUSEWRIGHT, *command, "--random-data", "--samples", "100000000"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    assert process.stderr is not None
+    seen = [process.stderr.readline() for _ in range(6)]
+    assert seen[-1].startswith("collapse"), seen  # calibration comes next
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stdout, stderr) == (code, "", f"{word}\n")
+    # onnxruntime keeps a file `.ses` of its own there.
+    left = [path for path in temporary.iterdir() if path.name != ".ses"]
+    assert not list(out.iterdir()) and not left
+
+
+def test_a_reader_that_goes_away_is_no_traceback(digits):
+    read, write = os.pipe()
+    os.close(read)
+    process = subprocess.run(
+        [*FUSEWRIGHT, "inspect", str(digits), "--json"],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(write)
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr and "Exception" not in process.stderr
