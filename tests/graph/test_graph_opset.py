@@ -72,7 +72,7 @@ def test_what_the_converter_refuses_is_one_clear_line(
 
 
 def test_weights_are_left_out_and_put_back() -> None:
-    proto = _net(13)
+    proto = _net(12)
     small = [t for t in proto.graph.initializer if not is_heavy(t)]
     light = without_weights(proto)
     assert 0 < len(light.graph.initializer) == len(small) < len(proto.graph.initializer)
@@ -84,7 +84,7 @@ def test_weights_are_left_out_and_put_back() -> None:
 
 
 def test_shapes_are_inferred_without_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    proto = _net(13)
+    proto = _net(12)
     seen: list[int] = []
     infer = onnx.shape_inference.infer_shapes
 
