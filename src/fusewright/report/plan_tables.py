@@ -11,7 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fusewright.plan.plan import Group, Plan
-from fusewright.report.text import counted, plain_table, section, shorten, some_of
+from fusewright.report.text import (
+    counted,
+    entry,
+    plain_table,
+    section,
+    shorten,
+    shorten_quoted,
+    some_of,
+)
 
 # Beginning of a reason that only repeats the contract.
 _BY_CONTRACT = "its contract: "
@@ -40,7 +48,8 @@ def plan_listing(plan: Plan, width: int) -> list[RenderableType]:
     if plan.groups:
         parts += section("Groups by kind", kinds_table(plan))
         parts += section("Groups", *(_block(group, width - 2) for group in plan.groups))
-    parts += section("Heavy ops that no group claimed", _unclaimed(plan, width - 2))
+    left = [_reasoned(u.op, u.name, u.reason, width - 2) for u in plan.unclaimed]
+    parts += section("Heavy ops that no group claimed", *(left or ("none",)))
     if plan.model.notes:
         parts += section("Notes", *plan.model.notes)
     return parts
@@ -48,12 +57,8 @@ def plan_listing(plan: Plan, width: int) -> list[RenderableType]:
 
 def misses_listing(misses: Sequence[tuple[str, str, str]], width: int) -> list[RenderableType]:
     """Near misses: (pattern, node, what was expected and found)."""
-    if not misses:
-        return section("Near misses", "none")
-    table = plain_table("pattern", "node", "expected and found", wrapped=("expected and found",))
-    for pattern, node, reason in misses:
-        table.add_row(pattern, shorten(node, width // 3), reason)
-    return section("Near misses", table)
+    entries = [_reasoned(pattern, node, why, width - 2) for pattern, node, why in misses]
+    return section("Near misses", *(entries or ("none",)))
 
 
 def contract_text(group: Group) -> str:
@@ -91,10 +96,6 @@ def _style(group: Group) -> str:
     return "green" if group.is_quantized else "yellow"
 
 
-def _unclaimed(plan: Plan, width: int) -> Table | str:
-    if not plan.unclaimed:
-        return "none"
-    table = plain_table("op", "node", "reason", wrapped=("reason",))
-    for entry in plan.unclaimed:
-        table.add_row(entry.op, shorten(entry.name, width // 3), entry.reason)
-    return table
+def _reasoned(what: str, node: str, reason: str, width: int) -> RenderableType:
+    heading = Text.assemble((what, "bold"), "  ", shorten(node, width - len(what) - 2))
+    return entry(heading, shorten_quoted(reason, width // 2))

@@ -10,7 +10,17 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from fusewright.report.text import byte_count, counted, plain_table, section, shorten, some_of
+from fusewright.report.text import (
+    byte_count,
+    counted,
+    entry,
+    plain_table,
+    section,
+    shorten,
+    shorten_quoted,
+    some_of,
+    without_names,
+)
 from fusewright.verify import Comparison
 
 _NAMES_SHOWN = 2
@@ -28,23 +38,28 @@ def heavy_section(rows: Sequence[Mapping[str, Any]], width: int) -> list[Rendera
     total = Counter(str(row["op"]) for row in rows)
     quantized = Counter(str(row["op"]) for row in rows if row["decision"] != "float")
     lines = ", ".join(f"{quantized[op]} of {count} {op}" for op, count in total.items())
-    parts = section("Heavy ops", f"quantized: {lines}")
-    kept: dict[str, list[str]] = {}
+    kept: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["decision"] == "float":
-            kept.setdefault(str(row["reason"]), []).append(str(row["name"]))
-    if not kept:
-        return parts
-    table = plain_table(
-        "ops",
-        "kept float because",
-        "such as",
-        right=("ops",),
-        wrapped=("kept float because", "such as"),
+            kept.setdefault(without_names(row["reason"]), []).append(row)
+    ordered = sorted(kept.items(), key=lambda item: -len(item[1]))
+    return section(
+        "Heavy ops",
+        f"quantized: {lines}",
+        *(_kept(sort, same, width) for sort, same in ordered),
     )
-    for reason, names in sorted(kept.items(), key=lambda item: -len(item[1])):
-        table.add_row(str(len(names)), reason, some_of(names, _NAMES_SHOWN, width // 3))
-    return [*parts, *section("", table)[1:]]
+
+
+def _kept(sort: str, rows: Sequence[Mapping[str, Any]], width: int) -> RenderableType:
+    reasons = {row["reason"] for row in rows}
+    reason = reasons.pop() if len(reasons) == 1 else sort
+    names = [row["name"] for row in rows]
+    room = (width - 12) // min(len(names), _NAMES_SHOWN) - 8
+    return entry(
+        f"kept float: {len(rows)}",
+        shorten_quoted(reason, width // 2),
+        some_of(names, _NAMES_SHOWN, room),
+    )
 
 
 def accuracy_table(comparison: Comparison, width: int) -> Table:
@@ -61,15 +76,6 @@ def accuracy_table(comparison: Comparison, width: int) -> Table:
             table.add_row(name, "–", "not comparable")
         else:
             table.add_row(name, f"{output.sqnr_db:.1f} dB", f"{output.relative:.2e}")
-    return table
-
-
-def proofs_table(proofs: Mapping[str, Comparison]) -> Table:
-    """The worst output of each stage that is meant to change nothing."""
-    table = plain_table("stage", "worst output", "relative error", right=("relative error",))
-    for stage, comparison in proofs.items():
-        if comparison.worst is not None:
-            table.add_row(stage, comparison.worst.name, f"{comparison.worst.relative:.1e}")
     return table
 
 

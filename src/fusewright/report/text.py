@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+# Names that a reason quotes; a pattern of the user's (`excluded by '*'`) is not one.
+_QUOTED = re.compile(r"(?<!by )'([^']*)'")
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
@@ -22,17 +25,27 @@ def shorten(name: str, width: int) -> str:
 
 
 def byte_count(size: float) -> str:
-    """1536 → `1.5 KB`."""
+    """1500 → `1.5 KB`."""
     for unit in _UNITS:
-        if size < 1024 or unit == _UNITS[-1]:
+        if size < 1000 or unit == _UNITS[-1]:
             break
-        size /= 1024
+        size /= 1000
     return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
 
 
 def counted(number: int, noun: str) -> str:
     """`1 group`, `2 groups`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def shorten_quoted(text: str, width: int) -> str:
+    """`text` with every 'quoted name' in it in at most `width` columns."""
+    return _QUOTED.sub(lambda found: f"'{shorten(found[1], width)}'", text)
+
+
+def without_names(text: str) -> str:
+    """`text` with '…' for every quoted name: reasons that then are equal are of one sort."""
+    return _QUOTED.sub("'…'", text)
 
 
 def some_of(names: Iterable[str], shown: int, width: int) -> str:
@@ -66,3 +79,8 @@ def section(title: str, *body: RenderableType) -> list[RenderableType]:
     """A heading with its tables or lines, indented below it."""
     heading = Text(f"\n{title}", style="bold")
     return [heading, *(Padding(part, (0, 0, 0, 2), expand=False) for part in body)]
+
+
+def entry(heading: str | Text, *lines: str) -> RenderableType:
+    """One item of a list: its heading, and below it texts that are wrapped, indented."""
+    return Group(heading, *(Padding(line, (0, 0, 0, 4)) for line in lines))
