@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.edit import Names
+from fusewright.graph.edit import Names, bypass
 from fusewright.plan.plan import node_index
 from fusewright.quantize.placement import Placement
 from fusewright.quantize.weights import scale_of, weight_scale
@@ -103,14 +103,9 @@ def strip_qdq(graph: gs.Graph) -> list[str]:
         if source is None:
             continue
         found.append(source.name)
-        result = node.outputs[0]
-        for reader in list(result.outputs):
-            for i, tensor in enumerate(reader.inputs):
-                if tensor is result:
-                    reader.inputs[i] = source
-        if not any(t is result for t in graph.outputs):
-            node.inputs.clear()
-            node.outputs.clear()
+        if not bypass(graph, node, source):
+            # The pair of another tool between an input, or a stored tensor, and an output.
+            node.op, node.attrs, node.inputs = "Identity", {}, [source]
     graph.nodes = [n for n in graph.nodes if n.outputs and _is_used(n, graph)]
     return found
 
