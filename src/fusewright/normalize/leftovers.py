@@ -43,7 +43,8 @@ def _sum_to_add(match: Match, edit: Edit) -> str | None:
 
 
 RULES = (
-    Rule("Identity", "Identity(x) → x", op("Identity", _ANY), _skip),
+    # torch.cat([x]), and Caffe2's Sum of what is left of a list.
+    Rule("Identity", "Identity(x) → x", op("Identity|Sum|Concat", _ANY), _skip),
     Rule("Dropout", "Dropout(x) → x", op("Dropout", _ANY, _MAYBE, _MAYBE_TOO), _drop_dropout),
     # TorchScript writes nn.ZeroPad2d(0), and Keras' ZeroPadding2D of "valid", as a Pad of zeros.
     Rule("ZeroPad", "Pad(x, 0) → x", op("Pad", var("x"), Const(), _MAYBE, _MAYBE_TOO), _drop_pad),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from fusewright.graph.walk import attribute, axes_of, rank_of
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import const, op, optional, var
@@ -16,6 +18,9 @@ def _reduce_mean(match: Match, edit: Edit) -> str | None:
         return "an input that is not known to have two spatial axes"
     if sorted(axes_of(node, edit.opset, rank) or ()) != list(range(2, rank)):
         return "other axes than the spatial ones"
+    # ReduceMean takes integers and float64 too, for which onnxruntime has no GlobalAveragePool.
+    if x.dtype is not None and np.dtype(x.dtype).name not in ("float16", "float32"):
+        return f"type {np.dtype(x.dtype)}"
     pool = edit.node("GlobalAveragePool", [x], node.name)
     if attribute(node, "keepdims", edit.opset):
         edit.replace(match, [pool])
@@ -30,7 +35,8 @@ def _whole_window(match: Match, edit: Edit) -> str | None:
     window = list(attribute(node, "kernel_shape", edit.opset))
     if shape is None or list(shape[2:]) != window:
         return "a window that is not known to cover the map"
-    if any(attribute(node, "pads", edit.opset) or ()):
+    same = attribute(node, "auto_pad", edit.opset) not in ("NOTSET", "VALID")
+    if same or any(attribute(node, "pads", edit.opset) or ()):
         return "a padded window"
     edit.replace(match, [edit.node("GlobalAveragePool", [match.tensors["x"]], node.name)])
     return None
