@@ -21,9 +21,9 @@ def _layer(types: str) -> Pattern:
 
 
 def _batchnorm(x: Pattern) -> Pattern:
-    return maybe(
-        "BatchNormalization", x, const("gamma"), const("beta"), const("mean"), const("variance")
-    )
+    parameters = (const("gamma"), const("beta"), const("mean"), const("variance"))
+    # In training mode it normalizes by the batch at hand: another function, with other outputs.
+    return maybe("BatchNormalization", x, *parameters, training_mode=lambda found: not found)
 
 
 _CONV_BN = _batchnorm(_layer("Conv"))
