@@ -51,7 +51,10 @@ class RandomSamples:
         if given is not None:
             return _overridden(spec, tuple(int(dim) for dim in given))
         if spec.shape is None:
-            raise DataError(f"input {spec.name!r} declares no shape: give one for random data")
+            raise DataError(
+                f"input {spec.name!r} declares no shape: random data needs one "
+                f"(--shapes {spec.name}:1x3x224x224)"
+            )
         dims: list[int] = []
         for axis, dim in enumerate(spec.shape):
             if isinstance(dim, int) and dim > 0:
@@ -60,8 +63,8 @@ class RandomSamples:
                 dims.append(1)
             else:
                 raise DataError(
-                    f"input {spec.name!r}: axis {axis} ({dim or '?'}) is dynamic: "
-                    "give its shape for random data"
+                    f"input {spec.name!r}: axis {axis} ({dim or '?'}) is dynamic: random data "
+                    f"needs a shape (--shapes {spec.name}:1x3x224x224)"
                 )
         return tuple(dims)
 
