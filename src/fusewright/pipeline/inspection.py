@@ -10,6 +10,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.calibrate import ImageOptions, open_samples
+from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source, read_source
 from fusewright.pipeline.options import Options
@@ -81,13 +82,25 @@ def compare(
         images: preprocessing, where the data is a folder of images.
 
     Raises:
-        ModelError: a file that cannot be loaded, or other outputs.
+        ModelError: a file that cannot be loaded, or other inputs or outputs.
         DataError: data that does not fit.
     """
     source = read_source(first)
-    read_source(second)
+    _require_same_interface(source, read_source(second))
     feeds = open_samples(data, source.interface.inputs, images).limit(samples)
     return compare_models(Path(first), Path(second), feeds)[0]
+
+
+def _require_same_interface(first: Source, second: Source) -> None:
+    for what in ("inputs", "outputs"):
+        names, others = (
+            [spec.name for spec in getattr(one.interface, what)] for one in (first, second)
+        )
+        if names != others:
+            raise ModelError(
+                f"{second.path}: its {what} are {', '.join(others)}, those of {first.path} are"
+                f" {', '.join(names)}"
+            )
 
 
 def _without_pairs(source: Source) -> tuple[Source, frozenset[str]]:
