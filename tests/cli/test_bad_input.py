@@ -61,6 +61,14 @@ def _plain(*more: object) -> Case:
     return lambda folder, digits, calib: [digits, "--calib", calib, *more]
 
 
+def _dynamic(folder: Path, digits: Path) -> Path:
+    model = onnx.load(str(digits))
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"side{axis}"
+    onnx.save(model, str(folder / "dynamic.onnx"))
+    return folder / "dynamic.onnx"
+
+
 def _data(text: str) -> Case:
     return lambda folder, digits, calib: [digits, "--calib", text]
 
@@ -97,7 +105,7 @@ BAD_CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
     "a type for nothing": (_plain("--include", "op:Einsum"), 2, ("--include", "op:Einsum")),
     "method": (_plain("--method", "magic"), 2, ("magic", "entropy")),
     "precision": (_plain("--precision", "int3"), 2, ("int3",)),
-    "samples": (_plain("--samples", "0"), 2, ("0",)),
+    "samples": (_plain("--samples", "0"), 2, ("--samples",)),
     "samples not a number": (_plain("--samples", "few"), 2, ("--samples", "integer")),
     "verify samples": (_plain("--verify-samples", "0"), 2, ("0",)),
     "percentile alone": (_plain("--percentile", "99"), 2, ("--percentile",)),
@@ -115,6 +123,12 @@ BAD_CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
         2,
         ("img", "input"),
     ),
+    "random data without a shape": (
+        lambda f, d, c: [_dynamic(f, d), "--random-data"],
+        1,
+        ("'input'", "axis 2", "--shapes input:"),
+    ),
+    "no random samples": (lambda f, d, c: [d, "--random-data", "--samples", 0], 2, ("--samples",)),
     "images in an npz": (_plain("--mean", "0.5"), 2, ("--mean", "calib.npz")),
     "verbose and quiet": (_plain("-v", "-q"), 2, ("--verbose", "--quiet")),
     "an unknown option": (_plain("--fast"), 2, ("--fast", "--help")),

@@ -131,12 +131,19 @@ def test_compare(cli, digits, quantized, calib):
     assert cli("compare", digits, "nowhere.onnx", "--random-data").code == 1
 
 
-def test_compare_refuses_models_of_other_interfaces(cli, digits, tmp_path):
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_compare_refuses_models_of_other_interfaces(what, cli, digits, tmp_path):
     other = onnx.load(str(digits))
-    other.graph.node[-1].output[0] = other.graph.output[0].name = "scores"
+    if what == "output":
+        other.graph.node[-1].output[0] = other.graph.output[0].name = "scores"
+    else:
+        other.graph.input[0].name = "scores"
+        for node in other.graph.node:
+            node.input[:] = ["scores" if name == "input" else name for name in node.input]
     onnx.save(other, str(tmp_path / "other.onnx"))
     outcome = cli("compare", digits, tmp_path / "other.onnx", "--random-data")
-    assert outcome.code == 1 and outcome.err.count("\n") == 1 and "outputs" in outcome.err
+    assert outcome.code == 1 and outcome.err.count("\n") == 1
+    assert "other.onnx" in outcome.err and f"{what}s are scores" in outcome.err
 
 
 def _without_tensorrt(monkeypatch):

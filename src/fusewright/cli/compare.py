@@ -13,8 +13,6 @@ from fusewright.errors import VerifyError
 if TYPE_CHECKING:
     from fusewright.verify import Comparison
 
-RANDOM_SAMPLES = 16
-
 
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference.")],
@@ -48,7 +46,7 @@ def compare(
     from fusewright.report.text import section
 
     terminal = Terminal(quiet=quiet)
-    count = (samples or RANDOM_SAMPLES) if random_data else None
+    count = (samples or p.RANDOM_SAMPLES) if random_data else None
     source = open_data(data, "--data", count, parse_shapes(shapes))
     images = parse_images((mean, std, size, layout, color, scale), data)
     comparison = run(first, second, source, samples, images)

@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from fusewright.cli.terminal import Terminal
     from fusewright.pipeline import Result
 
-RANDOM_SAMPLES = 16
-
 
 def optimize(
     model: p.Model,
@@ -84,7 +82,7 @@ def optimize(
 
     terminal = Terminal(verbose, quiet)
     ranges = parse_shapes(shapes)
-    count = (samples or RANDOM_SAMPLES) if random_data else None
+    count = (samples or p.RANDOM_SAMPLES) if random_data else None
     data = open_data(calib, "--calib", count, ranges)
     outputs = {"--output": output, "--json": json_file, "--build": build}
     sources = {"the input file": model, "the calibration data": data, "the plan": plan}

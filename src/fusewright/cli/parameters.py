@@ -10,9 +10,14 @@ import typer
 Model = Annotated[
     Path, typer.Argument(metavar="MODEL.onnx", help="The ONNX file.", show_default=False)
 ]
+RANDOM_SAMPLES = 16
+"""How many random samples there are where --samples does not say."""
+
 Samples = Annotated[
     int | None,
-    typer.Option("--samples", help="How many samples are used; without it all (16 if random)."),
+    typer.Option(
+        "--samples", min=1, help="How many samples are used; without it all (16 if random)."
+    ),
 ]
 RandomData = Annotated[
     bool, typer.Option("--random-data", help="Seeded random samples, where there are no real ones.")
