@@ -18,6 +18,7 @@ from fusewright.graph.session import first_line, session_options
 _IN_ONE_FILE = 1 << 30
 # Everything at the basic level that merges operators, moves transposes, or touches Q/DQ.
 LEFT_OUT = (
+    "ConstantSharing",
     "ConvAddFusion",
     "ConvBNFusion",
     "ConvMulFusion",

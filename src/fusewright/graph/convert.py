@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from fusewright.errors import ModelError
+from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source
 from fusewright.graph.model import Model, trace_origins
 from fusewright.graph.shapes import infer_shapes
@@ -29,7 +26,7 @@ def to_model(proto: onnx.ModelProto, source: Source) -> Model:
         source: the file, whose names the nodes are traced back to.
     """
     infer_shapes(proto)
-    with _no_gc():
+    with without_gc():
         graph = gs.import_onnx(proto)
     try:
         graph.nodes = toposort(graph.nodes)
@@ -50,7 +47,7 @@ def to_proto(graph: gs.Graph) -> onnx.ModelProto:
     used = {n.domain or "" for n in graph.nodes} | {""}
     used |= {n.domain or "" for g in graph.subgraphs(recursive=True) for n in g.nodes}
     graph.import_domains = [e for e in graph.import_domains if (e.domain or "") in used]
-    with _no_gc():
+    with without_gc():
         proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
     return proto
 
@@ -106,15 +103,3 @@ def _restore_interface(graph: gs.Graph, source: Source) -> None:
     for tensor in (*graph.inputs, *graph.outputs):
         if tensor.name in shapes and isinstance(tensor, gs.Variable):
             tensor.shape = shapes[tensor.name]
-
-
-@contextmanager
-def _no_gc() -> Iterator[None]:
-    # Importing 100,000 nodes takes twice as long while the collector scans them.
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import onnx_graphsurgeon as gs
 
@@ -14,7 +15,7 @@ from fusewright.graph.walk import (
     producer,
     scalar,
 )
-from fusewright.match.pattern import COMMUTATIVE, Const, OneOf, Op, Pattern, Var
+from fusewright.match.pattern import COMMUTATIVE, Const, OneOf, Op, Pattern, Var, repeated
 
 _RELATIVE = 1e-4
 
@@ -69,9 +70,13 @@ class _State:
     nodes: tuple[gs.Node, ...] = ()
     tensors: tuple[tuple[str, gs.Tensor], ...] = ()
     named: tuple[tuple[str, gs.Node], ...] = ()
+    laid: tuple[tuple[int, gs.Tensor], ...] = ()
 
     def find(self, name: str) -> gs.Tensor | None:
         return next((t for n, t in self.tensors if n == name), None)
+
+    def laid_on(self, pattern: Pattern) -> gs.Tensor | None:
+        return next((t for key, t in self.laid if key == id(pattern)), None)
 
     def has(self, node: gs.Node) -> bool:
         return any(n is node for n in self.nodes)
@@ -84,6 +89,7 @@ class Matcher:
         """`outputs` are the graph's outputs: interior values may not be among them."""
         self.name, self.pattern, self.opset = name, pattern, opset
         self._outputs = {id(t) for t in outputs}
+        self._repeated = repeated(pattern)
         self.miss: Miss | None = None
 
     def all_at(self, root: gs.Node) -> Iterator[Match]:
@@ -124,6 +130,18 @@ class Matcher:
         return True
 
     def _tensor(self, pattern: Pattern, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
+        if id(pattern) in self._repeated:
+            laid = state.laid_on(pattern)
+            if laid is tensor:
+                yield state
+                return
+            if laid is not None:
+                self._miss(state, f"'{laid.name}' again", f"'{tensor.name}'")
+                return
+            state = replace(state, laid=(*state.laid, (id(pattern), tensor)))
+        yield from self._lay(pattern, tensor, state)
+
+    def _lay(self, pattern: Pattern, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
         if isinstance(pattern, Op):
             yield from self._op(pattern, tensor, state)
         elif isinstance(pattern, Var):
@@ -169,11 +187,12 @@ class Matcher:
         node = producer(tensor)
         if node is None:
             if not pattern.skippable:
-                self._miss(state, _names(pattern), f"the input '{tensor.name}'")
+                kind = "constant" if is_constant(tensor) else "input"
+                self._miss(state, _names(pattern.types), f"the {kind} '{tensor.name}'")
         elif not self._fits(pattern, node, tensor, state):
             pass
         elif state.has(node):
-            yield state
+            yield from self._operands(pattern, node, state)
         else:
             named = state.named
             if pattern.name is not None:
@@ -187,7 +206,7 @@ class Matcher:
         domain = STANDARD_DOMAINS if pattern.domain is None else (pattern.domain,)
         if node.op not in pattern.types or node.domain not in domain:
             if not pattern.skippable:
-                self.fail(node, _names(pattern), node.op, len(state.nodes))
+                self.fail(node, _names(pattern.types), node.op, len(state.nodes))
             return False
         if node.outputs[0] is not tensor:
             self.fail(node, f"the first output of {node.op}", tensor.name, len(state.nodes))
@@ -226,8 +245,9 @@ class Matcher:
             self.fail(state.nodes[-1], expected, found, len(state.nodes))
 
 
-def _names(pattern: Op) -> str:
-    return " or ".join(sorted(pattern.types))
+@lru_cache(maxsize=256)
+def _names(types: frozenset[str]) -> str:
+    return " or ".join(sorted(types))
 
 
 def _close(found: float | None, wanted: float) -> bool:

@@ -4,7 +4,8 @@
         return op("Relu", op("Conv", x, w, optional(b), name="conv"))
 
 A pattern is a tree of the few frozen classes below; the matcher walks it from the root (the last
-node of the computation) towards the inputs.
+node of the computation) towards the inputs. A node's pattern that is used twice, as in
+`op("Mul", y, op("Sigmoid", y))`, is one value, as it would be in the computation.
 """
 
 from __future__ import annotations
@@ -121,3 +122,20 @@ def root_types(pattern: Pattern) -> frozenset[str]:
         below = root_types(pattern.inputs[0]) if pattern.skippable else frozenset()
         return pattern.types | below
     return frozenset()
+
+
+def repeated(pattern: Pattern) -> frozenset[int]:
+    """Identities of the nodes' patterns that stand in more than one place."""
+    seen: set[int] = set()
+    twice: set[int] = set()
+
+    def visit(inner: Pattern) -> None:
+        if isinstance(inner, (Op, OneOf)):
+            (twice if id(inner) in seen else seen).add(id(inner))
+        below = inner.inputs if isinstance(inner, Op) else ()
+        below = inner.options if isinstance(inner, OneOf) else below
+        for one in (inner.inner,) if isinstance(inner, Optional) else below:
+            visit(one)
+
+    visit(pattern)
+    return frozenset(twice)

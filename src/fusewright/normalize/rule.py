@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,11 @@ class Edit:
     """What a rewrite works with: the model, and fresh names."""
 
     model: Model
-    names: Names
+
+    @cached_property
+    def names(self) -> Names:
+        """Names that are taken; collected when the first rewrite asks for a new one."""
+        return Names(self.model.graph)
 
     @property
     def opset(self) -> int:
@@ -50,7 +55,8 @@ class Edit:
 
     def stored(self, old: gs.Constant, array: np.ndarray) -> gs.Constant:
         """A changed value for `old`: in place where one node alone reads it, else a new tensor."""
-        if len(old.outputs) == 1:
+        is_output = any(t is old for t in self.model.graph.outputs)
+        if len(old.outputs) == 1 and not is_output:
             old.values = np.ascontiguousarray(array)
             return old
         return self.constant(f"{old.name}_folded", array)
@@ -58,7 +64,7 @@ class Edit:
     def replace(self, match: Match, new: Sequence[gs.Node]) -> None:
         """Puts `new` in the place of the matched nodes; its last node writes their output."""
         output = match.output
-        taken = {id(n) for n in new}
+        taken, old_ids = {id(n) for n in new}, {id(n) for n in match.nodes}
         old = [n for n in match.nodes if id(n) not in taken]
         for node in new:
             self.model.merge_origins(node, match.nodes)
@@ -66,8 +72,7 @@ class Edit:
             detach(node)
         if not any(t is output for t in new[-1].outputs):
             new[-1].outputs = [output]
-        present = {id(n) for n in self.model.graph.nodes}
-        self.model.graph.nodes.extend(n for n in new if id(n) not in present)
+        self.model.graph.nodes.extend(n for n in new if id(n) not in old_ids)
 
     def node(
         self,
@@ -90,15 +95,21 @@ class Outcome:
     applied: list[str] = field(default_factory=list)
     misses: list[Miss] = field(default_factory=list)
 
+    def merge(self, later: Outcome) -> None:
+        """Adds what a later round did; a node that was rewritten then is no miss any more."""
+        self.applied += later.applied
+        done = set(self.applied)
+        both = dict.fromkeys((*self.misses, *later.misses))
+        self.misses = [miss for miss in both if miss.node not in done]
 
-def apply_rule(rule: Rule, model: Model) -> Outcome:
+
+def apply_rule(rule: Rule, edit: Edit) -> Outcome:
     """Applies one rule wherever it holds, in node order, until nothing changes."""
     outcome = Outcome(rule.name)
-    edit = Edit(model, Names(model.graph))
     roots = root_types(rule.pattern)
     refused: set[int] = set()
     while _pass_over(rule, edit, roots, refused, outcome):
-        sweep(model.graph)
+        sweep(edit.model.graph)
     return outcome
 
 

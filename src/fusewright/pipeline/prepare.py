@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -51,8 +51,8 @@ class Preparation:
             proto = _folded(source)
         else:
             proto = clean(source.path if is_plain(source) else plain(source))
-        if self.proof is not None and not self.proof.holds("clean", self._seen(proto)):
-            self.proof.undo("clean", "onnxruntime's optimizer", "kept the file's own nodes")
+        if not self._holds("clean", lambda: plain(source), proto):
+            self._undo("clean", "onnxruntime's optimizer", "kept the file's own nodes")
             proto = plain(source)
         return self._converted(proto)
 
@@ -61,8 +61,7 @@ class Preparation:
         if converted is not proto:
             detail = f"{self.source.opset} → {INT8_OPSET}"
             self.trace.add("clean", "pass", "opset conversion", detail=detail)
-            proven = self.proof is None or self.proof.holds("clean", self._seen(converted), "opset")
-            if not proven:
+            if not self._holds("clean", lambda: proto, converted, "opset"):
                 raise ModelError(
                     f"{self.source.path}: converting opset {detail} changes the model's results"
                 )
@@ -73,9 +72,12 @@ class Preparation:
     ) -> tuple[Model, list[Outcome]]:
         model = self._imported(proto)
         outcomes = normalize(model, rules)
-        if self.proof is None or not any(outcome.applied for outcome in outcomes):
-            return model, outcomes
-        if self.proof.holds("normalize", self._seen(to_proto(model.graph))):
+        changed = any(outcome.applied for outcome in outcomes)
+        if (
+            not changed
+            or self.proof is None
+            or self._holds("normalize", lambda: proto, to_proto(model.graph))
+        ):
             return model, outcomes
         return self._without_culprits(proto, rules)
 
@@ -83,18 +85,16 @@ class Preparation:
         self, proto: onnx.ModelProto, rules: Sequence[Rule]
     ) -> tuple[Model, list[Outcome]]:
         """Normalizes again with proof behind every rule, leaving out those that fail."""
-        assert self.proof is not None
         good: list[Rule] = []
         for rule in rules:
             model = self._imported(proto)
             applied = normalize(model, [*good, rule])[-1].applied
-            proven = not applied or self.proof.holds(
-                "normalize", self._seen(to_proto(model.graph)), rule.name
-            )
-            if proven:
+            if not applied or self._holds(
+                "normalize", lambda: proto, to_proto(model.graph), rule.name
+            ):
                 good.append(rule)
             else:
-                self.proof.undo("normalize", rule.name, f"at {len(applied)} nodes: {applied[0]}")
+                self._undo("normalize", rule.name, f"at {len(applied)} nodes: {applied[0]}")
         model = self._imported(proto)
         return model, normalize(model, good)
 
@@ -104,8 +104,24 @@ class Preparation:
         model.frozen = frozenset(node.name for node in lost)
         return model
 
-    def _seen(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        return runnable(proto, self.source)
+    def _holds(
+        self,
+        stage: str,
+        before: Callable[[], onnx.ModelProto],
+        after: onnx.ModelProto,
+        name: str = "",
+    ) -> bool:
+        if self.proof is None:
+            return True
+        # Only the proof by regions looks at what was there before.
+        earlier = before() if self.proof.by_regions else after
+        return self.proof.holds(
+            stage, runnable(earlier, self.source), runnable(after, self.source), name
+        )
+
+    def _undo(self, stage: str, name: str, detail: str) -> None:
+        if self.proof is not None:
+            self.proof.undo(stage, name, detail)
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:

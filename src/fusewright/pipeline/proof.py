@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import onnx
 
 from fusewright.errors import ModelError, VerifyError
 from fusewright.pipeline.trace import Trace
-from fusewright.verify import Comparison, Reference
+from fusewright.verify import Comparison, Reference, compare_by_regions
 
 # Float32 arithmetic in another order; an error of meaning is orders of magnitude larger.
 TOLERANCE = 1e-5
+
+
+# Nodes from which on a session over the whole takes longer than all stages together.
+WHOLE_UP_TO = 15_000
 
 
 @dataclass
@@ -20,21 +26,34 @@ class Proof:
     """Compares what a stage made with the original, and keeps the results.
 
     Attributes:
-        reference: what the original computes on the first samples.
+        start: runs the original on the first samples; called when it is first needed.
         strict: a failed proof is an error.
+        by_regions: the graph is too large to run whole; each stage is proven against the one
+            before it, region by region.
         results: comparison by stage.
     """
 
-    reference: Reference
+    start: Callable[[], Reference]
     trace: Trace
     strict: bool = False
+    by_regions: bool = False
     results: dict[str, Comparison] = field(default_factory=dict)
 
-    def holds(self, stage: str, proto: onnx.ModelProto, name: str = "") -> bool:
-        """Whether `proto` computes what the original does, within `TOLERANCE`."""
+    @cached_property
+    def reference(self) -> Reference:
+        """What the original computes on the first samples."""
+        return self.start()
+
+    def holds(
+        self, stage: str, before: onnx.ModelProto, after: onnx.ModelProto, name: str = ""
+    ) -> bool:
+        """Whether `after` computes what the original (and `before`) does, within `TOLERANCE`."""
         label = f"{stage} {name}".strip()
         try:
-            comparison = self.reference.compare(proto)
+            if self.by_regions:
+                comparison = compare_by_regions(before, after)
+            else:
+                comparison = self.reference.compare(after)
         except ModelError as error:
             self.trace.add(stage, "proof", name, detail=f"failed: {error}")
             return False

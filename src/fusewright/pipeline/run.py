@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -17,7 +18,7 @@ from fusewright.graph.load import Source, fingerprint, read_source
 from fusewright.graph.save import check_output, save
 from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
-from fusewright.pipeline.proof import Proof
+from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
 from fusewright.pipeline.trace import Silent, Trace, Watcher, peak_memory
@@ -118,12 +119,19 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
     with trace.stage("load") as details:
         samples = open_samples(calibration, source.interface.inputs, options.images)
         feeds = samples.take(min(options.verify_samples, options.samples or options.verify_samples))
-        original = source.path if is_plain(source) else runnable(plain(source), source)
-        reference = Reference(original, feeds)
+        large = len(source.names) > WHOLE_UP_TO
+        proof = Proof(lambda: _reference(source, feeds), trace, options.strict, by_regions=large)
+        if not large:
+            _ = proof.reference
         details.append(f"{len(source.names)} nodes, opset {source.opset}")
         if source.custom:
             details.append(f"left alone: {', '.join(source.custom)} and what follows")
-    return Job(source, samples, options, trace, Proof(reference, trace, options.strict))
+    return Job(source, samples, options, trace, proof)
+
+
+def _reference(source: Source, feeds: list[dict[str, np.ndarray]]) -> Reference:
+    original = source.path if is_plain(source) else runnable(plain(source), source)
+    return Reference(original, feeds)
 
 
 def make_plan(source: Source, options: Options, trace: Trace, proof: Proof | None = None) -> Plan:
@@ -198,8 +206,11 @@ def _collapsible(plan: Plan, job: Job) -> list[Group]:
 
 
 def _collapse_holds(plan: Plan, groups: list[Group], job: Job, name: str = "") -> bool:
-    proto = to_proto(collapse(plan.model.graph, plan, groups))
-    return job.proof.holds("collapse", runnable(proto, job.source), name)
+    after = to_proto(collapse(plan.model.graph, plan, groups))
+    before = to_proto(plan.model.graph) if job.proof.by_regions else after
+    return job.proof.holds(
+        "collapse", runnable(before, job.source), runnable(after, job.source), name
+    )
 
 
 def _without_failing_kinds(plan: Plan, groups: list[Group], job: Job) -> list[Group]:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.collector import without_gc
 from fusewright.graph.edit import Names
 from fusewright.graph.walk import is_constant, producer, reads, toposort
 from fusewright.plan.plan import Group, Plan
@@ -121,13 +122,18 @@ def collapse(graph: gs.Graph, plan: Plan, groups: Iterable[Group] | None = None)
         groups: restricts which groups are collapsed.
     """
     chosen = [g for g in (plan.groups if groups is None else groups) if g.apply]
+    with without_gc():
+        return _collapse(graph, chosen)
+
+
+def _collapse(graph: gs.Graph, groups: Sequence[Group]) -> gs.Graph:
     by_name = {node.name: node for node in graph.nodes}
     outputs = {id(t) for t in graph.outputs}
     bodies = _Bodies(int(graph.opset))
     names = Names(graph)
     inside: set[int] = set()
     calls: list[_Call] = []
-    for group in chosen:
+    for group in groups:
         region = _region(group, by_name, outputs)
         inside.update(id(node) for node in region.nodes)
         taken = group.name in by_name and group.name not in group.members

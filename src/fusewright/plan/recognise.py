@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.collector import without_gc
 from fusewright.graph.model import Model
 from fusewright.graph.walk import levels, producer
 from fusewright.groups import CATALOGUE, GroupKind
@@ -50,8 +51,9 @@ def recognise(
     position = {id(node): i for i, node in enumerate(nodes)}
     search = _Search(model, position, levels(nodes), by_op)
     search.claimed.update(id(node) for node in nodes if node.name in model.frozen)
-    for kind in catalogue:
-        _search_kind(kind, search)
+    with without_gc():
+        for kind in catalogue:
+            _search_kind(kind, search)
     index = {node.name: i for i, node in enumerate(nodes)}
     search.groups.sort(key=lambda group: index[group.members[-1]])
     unclaimed = _unclaimed(search, catalogue, list(known_misses))

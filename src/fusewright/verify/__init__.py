@@ -7,5 +7,13 @@ from fusewright.verify.equivalence import (
     compare_models,
     compare_outputs,
 )
+from fusewright.verify.regions import compare_by_regions
 
-__all__ = ["Comparison", "OutputError", "Reference", "compare_models", "compare_outputs"]
+__all__ = [
+    "Comparison",
+    "OutputError",
+    "Reference",
+    "compare_by_regions",
+    "compare_models",
+    "compare_outputs",
+]

@@ -157,12 +157,14 @@ class _Distance:
             self.wrong += int(np.sum(a != b))
             self.total += a.size
         else:
-            wide, other = a.astype(np.float64), b.astype(np.float64)
-            # Masked logits are -inf on both sides, and 0/0 stays what it was: no difference.
-            same = (wide == other) | (np.isnan(wide) & np.isnan(other))
-            with np.errstate(invalid="ignore"):
-                self.noise += float(np.sum(np.square(np.where(same, 0.0, other - wide))))
-            self.signal += float(np.sum(np.square(wide[np.isfinite(wide)])))
+            wide, other = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+            if not np.isfinite(wide).all():
+                # Masked logits are -inf on both sides, and 0/0 stays what it was: no difference.
+                same = (wide == other) | (np.isnan(wide) & np.isnan(other))
+                wide, other = np.where(same, 0.0, wide), np.where(same, 0.0, other)
+            difference = other - wide
+            self.noise += float(difference @ difference)
+            self.signal += float(wide @ wide)
 
     def result(self) -> OutputError:
         """The error over everything added."""
