@@ -189,7 +189,7 @@ REFUSED = {
         "ConvBNAct",
         Row(
             lambda n: n.op("Mul", n.conv(_x(n), 4, 4), n.op("Sigmoid", "x")),
-            "expected Conv, found the input 'x'",
+            "again, found 'x'",
         ),
     ),
     "clip with a computed bound": (
