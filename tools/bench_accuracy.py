@@ -10,7 +10,7 @@ samples in onnxruntime with optimizations off:
 
     SQNR    10 log10(sum(ref²) / sum((ref - q)²)) of the first output, ref being the FP32 model
     score   the task's own metric, top-1 in percent or PSNR in dB
-    int8    Conv, ConvTranspose, Gemm and MatMul nodes with DequantizeLinear on both operands
+    int8    Conv, ConvTranspose, Gemm and MatMul nodes with both operands quantized, of all
 
 The corpus is found by --corpus, by FUSEWRIGHT_CORPUS, or beside the checkout. Exit code 1 if any
 row failed.
@@ -47,6 +47,18 @@ SAMPLES = {
     "rlfn_x4_ts13": 16,
 }
 HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+MOVING = (
+    "Concat",
+    "Flatten",
+    "Identity",
+    "MaxPool",
+    "Pad",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
 
 
 @dataclass(frozen=True)
@@ -123,11 +135,22 @@ def outputs(task: Any, model: Path) -> np.ndarray:
 
 
 def count_int8(path: Path) -> tuple[int, int]:
-    """Heavy nodes with DequantizeLinear on both operands, and heavy nodes, functions inlined."""
+    """Heavy nodes with both operands quantized, and heavy nodes, functions inlined.
+
+    An operand is quantized behind DequantizeLinear, or behind what only moves such elements: there
+    a Q/DQ pair serves both sides.
+    """
     graph = onnx.inliner.inline_local_functions(onnx.load(path)).graph
-    dequantized = {n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"}
-    heavy = [node for node in graph.node if node.op_type in HEAVY]
-    return sum(dequantized.issuperset(node.input[:2]) for node in heavy), len(heavy)
+    quantized: set[str] = set()
+    heavy: list[onnx.NodeProto] = []
+    for node in graph.node:  # in topological order
+        data = node.input if node.op_type == "Concat" else node.input[:1]
+        moved = node.op_type in MOVING and quantized.issuperset(data)
+        if node.op_type == "DequantizeLinear" or moved:
+            quantized.update(node.output)
+        elif node.op_type in HEAVY:
+            heavy.append(node)
+    return sum(quantized.issuperset(node.input[:2]) for node in heavy), len(heavy)
 
 
 def judge(task: Any, reference: np.ndarray, quantized: Path) -> dict[str, float]:
