@@ -160,9 +160,10 @@ class _Distance:
             wide, other = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
             if not np.isfinite(wide).all():
                 # Masked logits are -inf on both sides, and 0/0 stays what it was: no difference.
-                same = (wide == other) | (np.isnan(wide) & np.isnan(other))
+                same = ~np.isfinite(wide) & ((wide == other) | (np.isnan(wide) & np.isnan(other)))
                 wide, other = np.where(same, 0.0, wide), np.where(same, 0.0, other)
-            difference = other - wide
+            with np.errstate(invalid="ignore"):
+                difference = other - wide
             self.noise += float(difference @ difference)
             self.signal += float(wide @ wide)
 
