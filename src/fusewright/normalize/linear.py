@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusewright.graph.walk import attribute, is_constant, rank_of, values
+from fusewright.graph.walk import attribute, is_constant, producer, rank_of, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Const, Var, const, one_of, op, optional, var
 from fusewright.normalize.rule import Edit, Rule
@@ -61,6 +61,23 @@ def _without_reshapes(match: Match, edit: Edit) -> str | None:
     return None
 
 
+def _to_conv(match: Match, edit: Edit) -> str | None:
+    flatten, w, pooled = match.named["flatten"], match.tensors["w"], match.tensors["pooled"]
+    pool, matrix = producer(pooled), values(w)
+    if pool is None or pool.op != "GlobalAveragePool" or rank_of(pooled) != 4:
+        return "no global pool over an image in front"
+    if matrix.ndim != 2 or rank_of(flatten.outputs[0]) != 2 or pooled.shape[1] != w.shape[0]:
+        return "a flattening that is not to [batch, channels]"
+    kernel = edit.constant(f"{w.name}_conv", matrix.T.reshape(*matrix.T.shape, 1, 1))
+    inputs = [pooled, kernel]
+    if "b" in match.tensors:
+        bias = np.broadcast_to(values(match.tensors["b"]).reshape(-1), matrix.shape[1:])
+        inputs.append(edit.constant(f"{w.name}_conv_bias", bias))
+    conv = edit.node("Conv", inputs, match.named["layer"].name, {"kernel_shape": [1, 1]})
+    edit.replace(match, [conv, edit.node("Flatten", conv.outputs, flatten.name, {"axis": 1})])
+    return None
+
+
 _LAYER = op("MatMul", op("Reshape|Flatten", var("x"), optional(const())), const("w"), name="layer")
 _BIAS = const("b", test=lambda t: np.ndim(t.values) <= 1, expected="a bias vector")
 
@@ -77,4 +94,15 @@ RULES = (
         op("Reshape", one_of(op("Add", _LAYER, _BIAS, name="add"), _LAYER), const("shape_out")),
         _without_reshapes,
     ),
+)
+
+_POOLED = op("Flatten|Reshape", var("pooled"), optional(const()), name="flatten")
+_HEAD = op("MatMul", _POOLED, const("w"), name="layer")
+
+# Not among RULES but on request: TensorRT-RTX needs one kernel more for it, other engines less.
+POOL_HEAD = Rule(
+    "PoolHeadToConv",
+    "Flatten(globalpool(x))·W + b → Flatten(Conv1x1(globalpool(x), Wᵀ, b))",
+    one_of(op("Add", _HEAD, _BIAS, name="add"), _HEAD),
+    _to_conv,
 )

@@ -16,6 +16,8 @@ from fusewright.errors import DataError, ModelError, PlanError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source, fingerprint, read_source
 from fusewright.graph.save import check_output, save
+from fusewright.normalize import RULES
+from fusewright.normalize.linear import POOL_HEAD
 from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
@@ -143,7 +145,7 @@ def make_plan(source: Source, options: Options, trace: Trace, proof: Proof | Non
         PlanError: the plan file does not fit.
     """
     preparation = Preparation(source, trace, proof)
-    model = preparation.run()
+    model = preparation.run((*RULES, POOL_HEAD) if options.pool_head else RULES)
     model.fingerprint = fingerprint(source.path, source.proto)
     with trace.stage("recognise") as details:
         plan, misses = recognise(model, known_misses=preparation.misses)
