@@ -18,8 +18,8 @@ DIGITS = ROOT / "models" / "digits_cnn.onnx"
 _ALL = Rules()
 
 
-def planned(proto: onnx.ModelProto, rules: Rules = _ALL) -> Plan:
-    model = as_model(proto)
+def planned(proto: onnx.ModelProto, rules: Rules = _ALL, *, clean: bool = False) -> Plan:
+    model = as_model(proto, clean=clean)
     outcomes = normalize(model)
     plan, _ = recognise(model, known_misses=[miss for o in outcomes for miss in o.misses])
     decide(plan, rules)
