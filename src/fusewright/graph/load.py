@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx.checker
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model
+from onnx.external_data_helper import ExternalDataInfo
 
 from fusewright.errors import ModelError
+from fusewright.graph.light import is_heavy
 from fusewright.graph.model import Interface
 from fusewright.graph.session import TensorSpec, first_line
 
@@ -30,13 +32,13 @@ class Source:
     """An ONNX file as found, before anything is done to it.
 
     Attributes:
-        proto: the file's content; weights stored beside it are not loaded.
+        proto: the file's structure; its weights are named and typed, not held.
         names: for each node its name, or its first output where it has none.
         producers: tensor name → name of the node that writes it.
         custom: operators that onnxruntime does not have, as `domain::op`.
-        external: whether weights are stored beside the file and not in `proto`.
         on_disk: whether `proto` is what the file holds; not so where Q/DQ pairs were taken out, or
             repeated node names made unique.
+        holds_weights: whether `proto` has the values of its weights after all.
     """
 
     path: Path
@@ -45,8 +47,8 @@ class Source:
     names: tuple[str, ...]
     producers: dict[str, str]
     custom: tuple[str, ...]
-    external: bool
     on_disk: bool = True
+    holds_weights: bool = False
 
     @property
     def interface(self) -> Interface:
@@ -69,22 +71,25 @@ def read_source(path: str | Path) -> Source:
     proto = _parse(path)
     _check_external(proto, path)
     opset = _opset(proto, path)
+    proto = _structure(proto)
     renamed = _rename_repeated(proto.graph)
     names = tuple(n.name or (n.output[0] if n.output else n.op_type) for n in proto.graph.node)
     producers = {
         t: name for n, name in zip(proto.graph.node, names, strict=True) for t in n.output if t
     }
     custom = _custom_ops(proto, opset)
-    return Source(
-        path, proto, opset, names, producers, custom, _is_external(proto), on_disk=not renamed
-    )
+    return Source(path, proto, opset, names, producers, custom, on_disk=not renamed)
 
 
 def load_weights(source: Source) -> onnx.ModelProto:
-    """The file's proto with its external data loaded into it."""
-    if source.external:
-        load_external_data_for_model(source.proto, str(source.path.parent))
-    return source.proto
+    """A copy of the model of its own, with every weight in it."""
+    if source.holds_weights:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(source.proto)
+        return copy
+    proto = onnx.load(str(source.path))
+    _rename_repeated(proto.graph)
+    return proto
 
 
 def inline_functions(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -128,13 +133,41 @@ def _parse(path: Path) -> onnx.ModelProto:
     return proto
 
 
+def _structure(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the values of large weights, so that the file's own can be let go."""
+    copy = onnx.ModelProto()
+    for field, value in proto.ListFields():
+        if field.name != "graph":
+            _copy_field(copy, field.name, value)
+    for field, value in proto.graph.ListFields():
+        if field.name != "initializer":
+            _copy_field(copy.graph, field.name, value)
+    for tensor in proto.graph.initializer:
+        if is_heavy(tensor):
+            known = {"name": tensor.name, "data_type": tensor.data_type, "dims": tensor.dims}
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                known |= {
+                    "data_location": tensor.data_location,
+                    "external_data": tensor.external_data,
+                }
+            copy.graph.initializer.add(**known)
+        else:
+            copy.graph.initializer.append(tensor)
+    return copy
+
+
+def _copy_field(message: Any, name: str, value: Any) -> None:
+    if isinstance(value, (str, bytes, int, float)):
+        setattr(message, name, value)
+    elif hasattr(value, "CopyFrom"):
+        getattr(message, name).CopyFrom(value)
+    else:
+        getattr(message, name).extend(value)
+
+
 def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
     external = onnx.TensorProto.EXTERNAL
     return [t for t in proto.graph.initializer if t.data_location == external]
-
-
-def _is_external(proto: onnx.ModelProto) -> bool:
-    return bool(_external_tensors(proto))
 
 
 def _check_external(proto: onnx.ModelProto, path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
 
@@ -30,6 +31,13 @@ def producer(tensor: gs.Tensor) -> gs.Node | None:
 def values(tensor: gs.Tensor) -> np.ndarray:
     """A constant's array."""
     array: np.ndarray = tensor.values
+    return array
+
+
+def peek(tensor: gs.Tensor) -> np.ndarray:
+    """A constant's array, read without keeping it: large weights stay in the file's own form."""
+    held = tensor._values
+    array: np.ndarray = held.load() if isinstance(held, LazyValues) else held
     return array
 
 

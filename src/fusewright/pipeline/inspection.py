@@ -109,7 +109,7 @@ def _without_pairs(source: Source) -> tuple[Source, frozenset[str]]:
     graph = gs.import_onnx(plain(source))
     found = frozenset(strip_graph(graph))
     stripped = to_proto(graph)
-    return replace(source, proto=stripped, external=False, on_disk=False), found
+    return replace(source, proto=stripped, on_disk=False, holds_weights=True), found
 
 
 def _has_pairs(group: Group, stripped: frozenset[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -227,13 +228,14 @@ def _without_failing_kinds(plan: Plan, groups: list[Group], job: Job) -> list[Gr
 
 
 def _calibrated(plan: Plan, placement: Placement, job: Job) -> Ranges:
-    with job.trace.stage("calibrate") as details:
-        proto = runnable(to_proto(plan.model.graph), job.source)
-        total = job.samples.total
-        limit = job.options.samples
-        expected = limit if total is None else min(total, limit or total)
+    total, limit = job.samples.total, job.options.samples
+    expected = limit if total is None else min(total, limit or total)
+    with job.trace.stage("calibrate") as details, TemporaryDirectory(prefix="fusewright-") as tmp:
+        # Through a file: the weights need not be in this process while the samples run.
+        flat = Path(tmp) / "flat.onnx"
+        save(runnable(to_proto(plan.model.graph), job.source), flat)
         ranges = calibrate(
-            proto,
+            flat,
             placement.observe,
             job.samples,
             job.options.calibration,

@@ -9,6 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import Names, bypass
+from fusewright.graph.walk import peek
 from fusewright.plan.plan import node_index
 from fusewright.quantize.placement import Placement
 from fusewright.quantize.weights import scale_of, weight_scale
@@ -33,7 +34,7 @@ def insert_qdq(graph: gs.Graph, placement: Placement, thresholds: Mapping[str, f
     for site in placement.activations:
         insert.pair(site.tensor, site.readers, scales[site.scale], None)
     for weight in placement.weights:
-        values = insert.tensors[weight.tensor].values
+        values = peek(insert.tensors[weight.tensor])
         name = f"{weight.tensor}_scale"
         scale = insert.constant(name, weight_scale(values, weight.axis))
         insert.pair(weight.tensor, weight.readers, scale, weight.axis)

@@ -18,7 +18,7 @@ from fusewright.graph.session import Feed, open_session, run_session
 
 # Where the reference is all zeros there is no relative error.
 ABSOLUTE_AT_ZERO = 1e-6
-_IN_MEMORY = 1 << 30
+_IN_ONE_FILE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -191,9 +191,11 @@ def _run_all(
 def _open(model: onnx.ModelProto | Path) -> ort.InferenceSession:
     if isinstance(model, Path):
         return open_session(model)
-    if model.ByteSize() < _IN_MEMORY:
-        return open_session(model.SerializeToString())
     with tempfile.TemporaryDirectory(prefix="fusewright-") as folder:
+        # Through a file: from bytes, the weights would be in memory twice more while it loads.
         path = Path(folder) / "model.onnx"
-        onnx.save(model, str(path), save_as_external_data=True, location="model.weights")
+        if model.ByteSize() < _IN_ONE_FILE:
+            path.write_bytes(model.SerializeToString())
+        else:
+            onnx.save(model, str(path), save_as_external_data=True, location="model.weights")
         return open_session(path)
