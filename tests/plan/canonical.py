@@ -3,7 +3,7 @@
     07 ConvBNAddAct int8 x=Q(05) skip=Q(03) w[64,64,3,3]/0
 
 A tensor is written as what makes it: the number of a group, an input of the model, or an operator
-outside the groups with its operands. Q(…) is a Q/DQ pair; pairs that share a scale have its number.
+outside the groups with its operands. Q(…) is a Q/DQ pair, Q[2 share](…) one of two with one scale.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from fusewright.graph.walk import is_constant, producer
 from fusewright.match.pattern import COMMUTATIVE
 from fusewright.plan.plan import Group, Plan, node_index
 from fusewright.quantize.placement import Placement, place
+
+# One exporter flattens, another reshapes or squeezes.
+_RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 
 class _Writer:
@@ -55,6 +58,8 @@ class _Writer:
             return str(tensor.name)
         if node.name in self.owner:
             return "<" + self.digest(self.owner[node.name]) + ">"
+        if node.op in _RESHAPES:
+            return f"Reshape({self._slot(node, 0)})"
         operands = [self._slot(node, i) for i in range(len(node.inputs))]
         operands = sorted(operands) if node.op in COMMUTATIVE else operands
         return f"{node.op}({', '.join(operands)})"
