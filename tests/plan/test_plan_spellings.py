@@ -13,7 +13,9 @@ from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from planning import planned
 
+from fusewright.graph.convert import to_proto
 from fusewright.normalize import normalize
+from fusewright.plan.collapse import collapse
 
 # CI must not fail by chance; elsewhere every run looks at other nets. A failure prints its example,
 # with the seed of the spelling.
@@ -204,6 +206,7 @@ def test_spelling_does_not_matter(blocks: list[tuple[str, str, int]], head: str,
     assert canonical(plan) == canonical(reference)
     assert_equal(plain, reference.model)
     assert_equal(plain, plan.model)
+    assert_equal(plain, to_proto(collapse(plan.model.graph, plan)))
     assert not [o.rule for o in normalize(plan.model) if o.applied], "normalizing twice"
 
 
