@@ -70,7 +70,7 @@ NO_GEMM = {
     ),
     "computed C to be scaled": Row(_gemm(7, computed_c=True, beta=0.5), "would have to be scaled"),
     "computed weight": Row(
-        lambda n: n.op("Gemm", n.input("x", 3, 5), n.input("w", 5, 7)), "computed tensor 'w'"
+        lambda n: n.op("Gemm", n.input("x", 3, 5), n.input("w", 5, 7)), "the computed weight 'w'"
     ),
     "stored input": Row(
         lambda n: n.op("Gemm", n.draw(3, 5), n.op("Exp", n.input("w", 5, 7))), "found a constant"

@@ -78,7 +78,7 @@ UNCLAIMED = {
     "Gemm with a computed weight": (
         lambda n: n.op("Gemm", n.input("x", 3, 5), n.op("Exp", n.input("w", 5, 7))),
         "Gemm",
-        "",
+        "the computed weight 'Exp_1_y'",
     ),
     "ConvTranspose with a computed weight": (
         lambda n: n.op("ConvTranspose", _x(n), n.op("Exp", n.input("w", 4, 6, 3, 3))),

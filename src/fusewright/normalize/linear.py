@@ -19,6 +19,8 @@ def _from_gemm(match: Match, edit: Edit) -> str | None:
     if attribute(node, "transA", edit.opset):
         return "a transposed input"
     w, c = match.tensors["w"], match.tensors.get("c")
+    if not is_constant(w):
+        return f"the computed weight '{w.name}'"
     alpha, beta = (attribute(node, name, edit.opset) for name in ("alpha", "beta"))
     old = values(w)
     if old.dtype.kind != "f" or (c is not None and beta != 1 and not is_constant(c)):
@@ -85,7 +87,7 @@ RULES = (
     Rule(
         "GemmToMatMul",
         "Gemm(x, W, b) → x·W + b",
-        op("Gemm", var("x"), const("w"), optional(one_of(Const("c"), Var("c")))),
+        op("Gemm", var("x"), one_of(Const("w"), Var("w")), optional(one_of(Const("c"), Var("c")))),
         _from_gemm,
     ),
     Rule(
