@@ -116,6 +116,18 @@ MATCHES = {
         lambda n: n.op("Relu", n.op("Add", n.op("Relu", n.conv(_x(n), 4, 4)), "x")),
         "ConvBN ActAdd",
     ),
+    "act beside a BN of no convolution": Row(
+        lambda n: n.op("Add", n.op("Relu", n.conv(_x(n), 4, 4)), n.batchnorm(n.op("Exp", "x"), 4)),
+        "ConvBN ActAdd",
+    ),
+    "act beside a conv with a computed weight": Row(
+        lambda n: n.op(
+            "Add",
+            n.op("Relu", n.conv(_x(n), 4, 4)),
+            n.op("Conv", "x", n.op("Exp", n.input("w", 4, 4, 1, 1))),
+        ),
+        "ConvBN ActAdd",
+    ),
     "act read twice, then the residual": Row(
         lambda n: (
             n.op("Add", n.op("Relu", n.conv(_x(n), 4, 4), name="r"), "x"),

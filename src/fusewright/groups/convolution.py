@@ -6,7 +6,9 @@ still there; it stays in the pattern for the cases where it could not be.
 
 from __future__ import annotations
 
-from fusewright.graph.walk import producer
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.walk import is_constant, producer
 from fusewright.groups.activations import act
 from fusewright.groups.kind import PER_TENSOR, GroupKind
 from fusewright.match.matcher import Match
@@ -45,11 +47,18 @@ def _broadcast_skip(match: Match) -> str | None:
 def _residual_conv(match: Match) -> str | None:
     """Where the other operand is a convolution of its own, that one takes the Add."""
     reason = _broadcast_skip(match)
-    other = producer(match.tensors["skip"])
-    if reason is None and other is not None and other.op in ("Conv", "BatchNormalization"):
+    if reason is None and _is_conv(match.tensors["skip"]):
         once = len(match.tensors["skip"].outputs) == 1
         return "a convolution on the other side, which fuses with the Add" if once else None
     return reason
+
+
+def _is_conv(tensor: gs.Tensor) -> bool:
+    """Whether a convolution with stored weights made the tensor, with or without BN."""
+    node = producer(tensor)
+    if node is not None and node.op == "BatchNormalization":
+        node = producer(node.inputs[0])
+    return node is not None and node.op == "Conv" and is_constant(node.inputs[1])
 
 
 ACT_ADD = GroupKind(
