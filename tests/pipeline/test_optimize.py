@@ -1,0 +1,361 @@
+"""The whole job on small nets: the same bytes twice, honest metadata, a plan that is obeyed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from building import Net, assert_equal
+
+import fusewright
+from fusewright import RandomSamples, apply, compare, inspect, optimize, strip_qdq
+from fusewright.errors import (
+    DataError,
+    ModelError,
+    OutputError,
+    PlanError,
+    UsageError,
+)
+from fusewright.plan.file import plan_text, write_plan
+from fusewright.quantize.insert import count_qdq
+
+STAGES = ["load", "clean", "normalize", "recognise", "plan", "collapse", "calibrate", "quantize"]
+
+
+def _net() -> onnx.ModelProto:
+    net = Net()
+    x = net.op("Relu", net.batchnorm(net.conv(net.input("x", "batch", 4, 8, 8), 8, 4), 8))
+    y = net.op("Relu", net.op("Add", net.conv(x, 8, 8), x), name="residual")
+    deep = net.op("Relu", net.conv(y, 8, 8, group=8), name="depthwise")
+    z = net.op("Concat", y, deep, axis=1)
+    z = net.op("GlobalAveragePool", net.op("Relu", net.conv(z, 8, 16), name="mixed"))
+    return net.proto(net.op("Gemm", net.op("Flatten", z), net.draw(8, 5), net.draw(5), name="head"))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(_net(), path)
+    return path
+
+
+DATA = RandomSamples(6)
+
+
+def test_two_runs_give_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    one, other = tmp_path / "one.onnx", tmp_path / "other.onnx"
+    optimize(model, one, DATA)
+    optimize(model, other, DATA)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_plan_file_gives_the_same_bytes(model: Path, tmp_path: Path) -> None:
+    plain, planned, again = (tmp_path / f"{n}.onnx" for n in ("plain", "planned", "again"))
+    plan = tmp_path / "plan.yaml"
+    write_plan(inspect(model), plan)
+    optimize(model, plain, DATA)
+    for out in (planned, again):
+        optimize(model, out, DATA, plan=plan)
+    assert planned.read_bytes() == again.read_bytes() == plain.read_bytes()
+
+
+def test_an_edited_plan_is_obeyed(model: Path, tmp_path: Path) -> None:
+    plan = inspect(model)
+    text = plan_text(plan)
+    mixed, head = (next(g for g in plan.groups if n in g.nodes) for n in ("mixed", "head"))
+    text = _with_decision(_with_decision(text, mixed.name, "float"), head.name, "off")
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    result = optimize(model, None, DATA, plan=path)
+    found = {g.name: g for g in result.plan.groups}
+    assert found[mixed.name].decision == "float"
+    assert not found[head.name].apply
+    calls = [n.name for n in result.model.graph.node if n.domain == "fusewright"]
+    assert mixed.name in calls
+    assert head.name not in calls
+    again = optimize(model, None, DATA, plan=path)
+    assert again.model == result.model
+
+
+def _with_decision(text: str, group: str, decision: str) -> str:
+    head, found, tail = text.partition(f"name: {group}\n")
+    assert found
+    return head + found + tail.replace("decision: int8", f"decision: {decision}", 1)
+
+
+def test_where_the_files_lie_leaves_no_trace(model: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "somewhere" / "else"
+    elsewhere.mkdir(parents=True)
+    shutil.copy(model, elsewhere / "renamed.onnx")
+    here, there = tmp_path / "out.onnx", elsewhere / "other.onnx"
+    optimize(model, here, DATA)
+    optimize(elsewhere / "renamed.onnx", there, DATA)
+    assert here.read_bytes() == there.read_bytes()
+    assert str(tmp_path).encode() not in here.read_bytes()
+
+
+def test_provenance(model: Path) -> None:
+    result = optimize(model, None, DATA, method="minmax")
+    found = {p.key: p.value for p in result.model.metadata_props}
+    assert set(found) == {
+        f"fusewright.{key}"
+        for key in ("version", "source", "plan", "precision", "method", "samples")
+    }
+    assert found["fusewright.version"] == fusewright.__version__
+    assert found["fusewright.method"] == "minmax"
+    assert found["fusewright.samples"] == "6"
+    assert found["fusewright.source"] == result.plan.model.fingerprint
+    other = optimize(model, None, DATA, exclude=("mixed",))
+    assert {p.key: p.value for p in other.model.metadata_props}["fusewright.plan"] != found[
+        "fusewright.plan"
+    ]
+
+
+def test_a_float_file_says_nothing_of_calibration(model: Path) -> None:
+    made = optimize(model, None, DATA, precision="fp32").model
+    keys = {p.key for p in made.metadata_props}
+    assert "fusewright.precision" in keys
+    assert not {"fusewright.method", "fusewright.samples"} & keys
+    assert count_qdq(made) == 0
+
+
+def test_trace_has_everything_in_order(model: Path) -> None:
+    result = optimize(model, None, DATA)
+    passes = [e.stage for e in result.trace if e.what == "pass" and e.name == ""]
+    assert passes == STAGES
+    assert [*result.trace.seconds] == STAGES
+    order = [STAGES.index(e.stage) for e in result.trace]
+    assert order == sorted(order)
+    matches = [
+        (e.name, e.where) for e in result.trace if e.stage == "recognise" and e.what == "match"
+    ]
+    assert matches == [(g.kind, g.name) for g in result.plan.groups]
+    rules = [e.name for e in result.trace if e.stage == "normalize" and e.what == "match"]
+    assert rules == ["GemmToMatMul", "FoldBatchNorm"]
+    misses = [e for e in result.trace if e.what == "miss"]
+    assert misses
+    assert all(e.name and e.where and e.detail for e in misses)
+    proofs = [(e.stage, e.name) for e in result.trace if e.what == "proof"]
+    assert proofs == [("clean", ""), ("normalize", ""), ("collapse", ""), ("quantize", "")]
+    assert [*result.proofs] == ["clean", "normalize", "collapse", "quantize"]
+
+
+def test_write_is_a_stage(model: Path, tmp_path: Path) -> None:
+    result = optimize(model, tmp_path / "out.onnx", DATA)
+    assert [*result.trace.seconds] == [*STAGES, "write"]
+
+
+def test_figures_of_the_report(model: Path) -> None:
+    result = optimize(model, None, DATA)
+    report = json.loads(json.dumps(result.to_dict()))
+    assert report["peak_bytes"] == result.peak_bytes > 10_000_000
+    assert set(report["seconds"]) == set(STAGES)
+    assert all(0 <= s < 60 for s in report["seconds"].values())
+    assert report["samples"] == 6
+    assert report["proofs"]["collapse"]["head_y"]["relative_error"] <= 1e-5
+    assert 10 < report["proofs"]["quantize"]["head_y"]["sqnr_db"] < 80
+    heavy = {(row["op"], row["decision"]) for row in report["heavy_ops"]}
+    assert heavy == {("Conv", "int8"), ("Conv", "float"), ("MatMul", "int8")}
+    assert report["trace"][0]["stage"] == "load"
+    assert len(report["placement"]) == count_qdq(result.model) // 2
+
+
+def test_watcher_sees_stages_and_samples(model: Path) -> None:
+    class Watcher:
+        def __init__(self) -> None:
+            self.stages: list[str] = []
+            self.seen: list[tuple[int, int | None]] = []
+
+        def stage(self, name: str, detail: str, seconds: float) -> None:
+            assert detail or name == "write"
+            assert seconds >= 0
+            self.stages.append(name)
+
+        def samples(self, done: int, total: int | None) -> None:
+            self.seen.append((done, total))
+
+    watcher = Watcher()
+    optimize(model, None, DATA, watcher)
+    assert watcher.stages == STAGES
+    assert watcher.seen[-1] == (6, 6)
+    assert [done for done, _ in watcher.seen] == sorted(done for done, _ in watcher.seen)
+
+
+def test_result_equals_the_file(model: Path, tmp_path: Path) -> None:
+    result = optimize(model, tmp_path / "out.onnx", DATA)
+    assert onnx.load(tmp_path / "out.onnx") == result.model
+    assert result.path == tmp_path / "out.onnx"
+    onnx.checker.check_model(result.model, full_check=True)
+
+
+def test_dynamic_batch_stays_dynamic(model: Path) -> None:
+    made = optimize(model, None, DATA).model
+    assert made.graph.input == _net().graph.input
+    assert [d.dim_param for d in made.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        "",
+        "",
+        "",
+    ]
+    assert_equal(_net(), strip_qdq(made))  # run with a batch of two
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["collapsed", "flat"])
+def test_strip_qdq_gives_the_float_model_back(model: Path, tmp_path: Path, flat: bool) -> None:
+    out = tmp_path / "out.onnx"
+    result = optimize(model, out, DATA, flat=flat)
+    for quantized in (result.model, out, str(out)):
+        stripped = strip_qdq(quantized)
+        assert count_qdq(stripped) == 0
+        assert_equal(_net(), stripped)
+    reference = optimize(model, None, DATA, flat=flat, precision="fp32").model
+    assert sorted(n.name for n in stripped.graph.node) == sorted(
+        n.name for n in reference.graph.node
+    )
+    assert {p.key for p in stripped.metadata_props} == {p.key for p in result.model.metadata_props}
+
+
+def test_apply_obeys_a_switched_off_group(model: Path, tmp_path: Path) -> None:
+    plan = inspect(model)
+    group = next(g for g in plan.groups if "mixed" in g.nodes)
+    group.apply = False
+    result = apply(plan, tmp_path / "out.onnx", DATA)
+    names = {n.name: n for n in result.model.graph.node}
+    assert group.name not in {n.name for n in result.model.graph.node if n.domain == "fusewright"}
+    conv = next(n for n in result.model.graph.node if n.op_type == "Conv")
+    producers = {o: n for n in result.model.graph.node for o in n.output}
+    assert all(producers[t].op_type != "DequantizeLinear" for t in conv.input if t in producers), (
+        "neither input nor weight of the group is quantized"
+    )
+    assert names["mixed"].op_type == "Relu"
+    assert result.placement is not None
+    assert not any(
+        "mixed" in reader for s in result.placement.activations for reader, _ in s.readers
+    )
+    assert_equal(_net(), strip_qdq(result.model))
+
+
+def test_apply_leaves_the_plan_and_its_graph_alone(model: Path) -> None:
+    plan = inspect(model)
+    nodes = [n.name for n in plan.model.graph.nodes]
+    first = apply(plan, None, DATA).model
+    assert [n.name for n in plan.model.graph.nodes] == nodes
+    assert apply(plan, None, DATA).model == first == optimize(model, None, DATA).model
+
+
+def test_apply_without_data_collapses_in_float(model: Path) -> None:
+    result = apply(inspect(model))
+    assert count_qdq(result.model) == 0
+    assert_equal(_net(), result.model)
+
+
+def test_apply_takes_decisions(model: Path) -> None:
+    plan = inspect(model)
+    for group in plan.groups:
+        group.decision = "float"
+    assert count_qdq(apply(plan, None, DATA).model) == 0
+
+
+def test_apply_refuses_a_model_that_has_changed(model: Path) -> None:
+    plan = inspect(model)
+    net = Net()
+    onnx.save(net.proto(net.op("Relu", net.conv(net.input("x", 1, 4, 8, 8), 8, 4))), model)
+    with pytest.raises(PlanError, match="changed since"):
+        apply(plan, None, DATA)
+
+
+def test_compare_of_the_result(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    optimize(model, out, DATA)
+    found = compare(model, out, DATA, samples=3)
+    assert [o.name for o in found.outputs] == ["head_y"]
+    assert 1e-4 < found.outputs[0].relative < 0.3
+    assert compare(model, model, DATA).outputs[0].relative == 0
+
+
+def test_the_input_is_never_written_to(model: Path) -> None:
+    before = model.read_bytes()
+    with pytest.raises(OutputError, match="the output is the input"):
+        optimize(model, model, DATA)
+    link = model.with_name("link.onnx")
+    link.symlink_to(model)
+    with pytest.raises(OutputError, match="the output is the input"):
+        optimize(model, link, DATA)
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("out", ["absent/out.onnx", "."])
+def test_unwritable_output_is_known_before_the_work(model: Path, tmp_path: Path, out: str) -> None:
+    with pytest.raises(OutputError):
+        optimize(model, tmp_path / out, None)
+
+
+def test_no_data_is_an_error(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no calibration data"):
+        optimize(model, tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"y": np.zeros((2, 4, 8, 8), np.float32)}, "y"),
+        ({"x": np.zeros((2, 4, 8, 9), np.float32)}, "x"),
+        ({"x": np.zeros((2, 4, 8, 8), np.complex64)}, "x"),
+        ({"x": np.full((2, 4, 8, 8), np.nan, np.float32)}, "x"),
+    ],
+    ids=["name", "shape", "dtype", "nan"],
+)
+def test_data_that_does_not_fit(model: Path, tmp_path: Path, data, words: str) -> None:
+    with pytest.raises(DataError) as error:
+        optimize(model, tmp_path / "out.onnx", data)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_quantized_model_is_refused(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    optimize(model, out, DATA)
+    with pytest.raises(ModelError, match="is quantized already") as error:
+        optimize(out, tmp_path / "twice.onnx", DATA)
+    assert "QuantizeLinear" in str(error.value)
+    assert not (tmp_path / "twice.onnx").exists()
+
+
+def test_a_model_without_groups_comes_out_as_it_was(tmp_path: Path) -> None:
+    net = Net()
+    proto = net.proto(net.op("Exp", net.input("x", 1, 4)))
+    onnx.save(proto, tmp_path / "net.onnx")
+    result = optimize(tmp_path / "net.onnx", tmp_path / "out.onnx", RandomSamples(2))
+    assert result.plan.groups == []
+    assert result.placement is None
+    assert_equal(proto, result.model)
+
+
+def test_interrupted_half_way_leaves_no_file(model: Path, tmp_path: Path) -> None:
+    class Impatient:
+        def stage(self, name: str, detail: str, seconds: float) -> None:
+            pass
+
+        def samples(self, done: int, total: int | None) -> None:
+            if done >= 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(model, tmp_path / "out.onnx", DATA, Impatient())
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_unknown_setting_and_bad_values(model: Path) -> None:
+    with pytest.raises(UsageError, match="no setting 'presicion'"):
+        optimize(model, None, DATA, presicion="int8")
+    with pytest.raises(UsageError, match="precision 'int7'"):
+        optimize(model, None, DATA, precision="int7")
+    with pytest.raises(UsageError, match="at least 1"):
+        optimize(model, None, DATA, verify_samples=0)
+    with pytest.raises(UsageError, match="matches no group"):
+        optimize(model, None, DATA, exclude=("absent*",))
