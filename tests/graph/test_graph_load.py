@@ -296,3 +296,13 @@ def test_only_used_operator_sets_are_imported(tmp_path: Path) -> None:
     proto.opset_import.append(helper.make_opsetid("ai.onnx.ml", 3))
     made = to_proto(_prepared(_saved(tmp_path, proto)).graph)
     assert [(e.domain, e.version) for e in made.opset_import] == [("", 17)]
+
+
+def test_declared_shapes_are_kept_where_more_could_be_inferred(tmp_path: Path) -> None:
+    proto = _convnet()
+    del proto.graph.output[0].type.tensor_type.shape.dim[2:]
+    for name in ("height", "width"):
+        proto.graph.output[0].type.tensor_type.shape.dim.add(dim_param=name)
+    path = _saved(tmp_path, proto)
+    assert to_proto(_prepared(path).graph).graph.output == proto.graph.output
+    assert optimize(path, None, RandomSamples(1)).model.graph.output == proto.graph.output
