@@ -23,6 +23,9 @@ SLOW = {"light_densenet121", "light_inception_v1", "light_inception_v2"}
 # With these weights one rounding of the image moves the output by 2e-5: no folding can be proven.
 UNDONE = {"light_resnet50": {"FoldBatchNorm"}}
 COUNTS = {
+    "light_bvlc_alexnet": {"ConvBNActMaxPool": 1, "ConvBNAct": 4, "LinearAct": 2, "Linear": 1},
+    "light_zfnet512": {"ConvBNActMaxPool": 1, "ConvBNAct": 4, "LinearAct": 2, "Linear": 1},
+    "light_vgg19": {"ConvBNActMaxPool": 5, "ConvBNAct": 11, "LinearAct": 2, "Linear": 1},
     "light_densenet121": {
         "ConvBNActMaxPool": 1,
         "ConvBNAct": 58,
