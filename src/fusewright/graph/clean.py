@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 
 from fusewright.errors import ModelError
+from fusewright.graph.half import remove_inserted_casts
 from fusewright.graph.session import first_line, session_options
 
 _IN_ONE_FILE = 1 << 30
@@ -68,6 +69,7 @@ def clean(source: onnx.ModelProto | Path) -> onnx.ModelProto:
         except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
         proto = onnx.load(str(written))
+    remove_inserted_casts(proto)
     used = {n.domain for n in _all_nodes(proto.graph)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]
     del proto.opset_import[:]
