@@ -20,7 +20,7 @@ from fusewright.engine.backend import BuildLog, available_backends
 from fusewright.errors import FusewrightError
 from fusewright.graph.load import read_source
 from fusewright.graph.session import Feed, open_session, run_session
-from fusewright.quantize.insert import count_qdq
+from fusewright.quantize.existing import count_qdq
 from fusewright.quantize.lint import lint
 from fusewright.verify import compare_models
 

@@ -21,7 +21,7 @@ from fusewright.errors import (
     UsageError,
 )
 from fusewright.plan.file import plan_text, write_plan
-from fusewright.quantize.insert import count_qdq
+from fusewright.quantize.existing import count_qdq
 
 STAGES = ["load", "clean", "normalize", "recognise", "plan", "collapse", "calibrate", "quantize"]
 

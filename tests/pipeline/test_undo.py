@@ -18,7 +18,7 @@ from fusewright.match.matcher import Match
 from fusewright.match.pattern import const, op, optional, var
 from fusewright.normalize import RULES
 from fusewright.normalize.rule import Edit, Rule
-from fusewright.pipeline import prepare, run
+from fusewright.pipeline import prepare, stages
 from fusewright.pipeline.prepare import Preparation
 from fusewright.pipeline.proof import TOLERANCE, Proof
 from fusewright.pipeline.trace import Trace
@@ -148,7 +148,7 @@ def _wrong_for(kind: str):
 def test_wrong_collapse_leaves_that_kind_flat(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "collapse", _wrong_for("ConvBNAddAct"))
+    monkeypatch.setattr(stages, "collapse", _wrong_for("ConvBNAddAct"))
     result = optimize(_saved(tmp_path), tmp_path / "out.onnx", RandomSamples(4), precision="fp32")
     (event,) = result.trace.undone()
     assert (event.stage, event.name) == ("collapse", "ConvBNAddAct")
@@ -161,7 +161,7 @@ def test_wrong_collapse_leaves_that_kind_flat(
 def test_a_kind_left_flat_is_still_quantized(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run, "collapse", _wrong_for("ConvBNAddAct"))
+    monkeypatch.setattr(stages, "collapse", _wrong_for("ConvBNAddAct"))
     result = optimize(_saved(tmp_path), tmp_path / "out.onnx", RandomSamples(4))
     assert [g.decision for g in result.plan.groups if g.kind == "ConvBNAddAct"] == ["int8"]
     assert result.accuracy is not None
@@ -169,14 +169,14 @@ def test_a_kind_left_flat_is_still_quantized(
 
 
 def test_wrong_collapse_under_strict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "collapse", _wrong_for("ConvBNAddAct"))
+    monkeypatch.setattr(stages, "collapse", _wrong_for("ConvBNAddAct"))
     with pytest.raises(VerifyError, match="ConvBNAddAct"):
         optimize(_saved(tmp_path), tmp_path / "out.onnx", RandomSamples(4), strict=True)
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_undone_is_in_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "collapse", _wrong_for("ConvBNAct"))
+    monkeypatch.setattr(stages, "collapse", _wrong_for("ConvBNAct"))
     report = optimize(_saved(tmp_path), None, RandomSamples(4)).to_dict()
     assert [(e["stage"], e["name"]) for e in report["undone"]] == [
         ("collapse", "ConvBNAct"),

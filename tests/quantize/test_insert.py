@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from quantizing import pairs, planned, quantized, thresholds
 
 from fusewright.graph.convert import to_proto
-from fusewright.quantize.insert import count_qdq, insert_qdq, strip_qdq
+from fusewright.quantize.existing import count_qdq
+from fusewright.quantize.insert import insert_qdq, strip_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import place
 

@@ -25,10 +25,14 @@ def to_model(proto: onnx.ModelProto, source: Source) -> Model:
         proto: what became of the file so far, local functions inlined.
         source: the file, whose names the nodes are traced back to.
     """
-    infer_shapes(proto)
     with without_gc():
-        graph = gs.import_onnx(proto)
+        return _to_model(proto, source)
+
+
+def _to_model(proto: onnx.ModelProto, source: Source) -> Model:
     try:
+        infer_shapes(proto)
+        graph = gs.import_onnx(proto)
         graph.nodes = toposort(graph.nodes)
     except ValueError as error:
         raise ModelError(f"{source.path}: {error}") from error

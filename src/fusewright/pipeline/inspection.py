@@ -14,11 +14,11 @@ from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source, read_source
 from fusewright.pipeline.options import Options
-from fusewright.pipeline.prepare import plain
+from fusewright.pipeline.prepare import Preparation, plain
 from fusewright.pipeline.run import make_plan
 from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.plan import FLOAT, INT8, Group, Plan
-from fusewright.quantize.insert import count_qdq
+from fusewright.quantize.existing import count_qdq
 from fusewright.quantize.insert import strip_qdq as strip_graph
 from fusewright.verify import Comparison, compare_models
 
@@ -42,7 +42,7 @@ def inspect(
     options = Options().with_settings(settings)
     source, stripped = _without_pairs(read_source(model))
     trace = Trace(watcher or Silent()) if trace is None else trace
-    plan = make_plan(source, options, trace)
+    plan = make_plan(Preparation(source, trace), options)
     if stripped:
         for group in plan.groups:
             found = _has_pairs(group, stripped)

@@ -11,7 +11,8 @@ from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
 
-PRECISIONS = ("int8", "fp32")
+FP32 = "fp32"
+PRECISIONS = ("int8", FP32)
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 

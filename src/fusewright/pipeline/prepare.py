@@ -24,9 +24,13 @@ class Preparation:
     """Carries one model from its file to the normalized graph."""
 
     def __init__(self, source: Source, trace: Trace, proof: Proof | None = None) -> None:
-        """Without a `proof` nothing is run: that is what `inspect` does."""
+        """Without a `proof` nothing is run: that is what `inspect` does.
+
+        `normalized` then holds what was proven last, for a proof that continues from there.
+        """
         self.source, self.trace, self.proof = source, trace, proof
         self.misses: list[Miss] = []
+        self.normalized: onnx.ModelProto | None = None
 
     def run(self, rules: Sequence[Rule] = RULES) -> Model:
         """Returns the normalized model.
@@ -72,12 +76,11 @@ class Preparation:
     ) -> tuple[Model, list[Outcome]]:
         model = self._imported(proto)
         outcomes = normalize(model, rules)
-        changed = any(outcome.applied for outcome in outcomes)
-        if (
-            not changed
-            or self.proof is None
-            or self._holds("normalize", lambda: proto, to_proto(model.graph))
-        ):
+        if self.proof is None or not any(outcome.applied for outcome in outcomes):
+            return model, outcomes
+        after = to_proto(model.graph)
+        if self._holds("normalize", lambda: proto, after):
+            self.normalized = after if self.proof.by_regions else None
             return model, outcomes
         return self._without_culprits(proto, rules)
 

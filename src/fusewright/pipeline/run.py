@@ -1,50 +1,34 @@
-"""The whole job: load → clean → normalize → recognise → plan → calibrate → quantize → collapse."""
+"""The whole job: load → clean → normalize → recognise → plan → [quantize] → collapse → write."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_graphsurgeon as gs
 
-from fusewright.calibrate import RandomSamples, Ranges, Samples, calibrate, open_samples
+from fusewright.calibrate import RandomSamples, open_samples
 from fusewright.engine.profiles import check_shapes
-from fusewright.errors import DataError, ModelError, PlanError
-from fusewright.graph.convert import to_proto
+from fusewright.errors import DataError, PlanError
+from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source, fingerprint, read_source
 from fusewright.graph.save import check_output, save
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
-from fusewright.pipeline.options import Options
+from fusewright.pipeline.options import FP32, Options
 from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
+from fusewright.pipeline.stages import Job, collapse_float, measure_ranges, quantize
 from fusewright.pipeline.trace import Silent, Trace, Watcher, peak_memory
-from fusewright.plan.collapse import collapse
-from fusewright.plan.decide import decide
+from fusewright.plan.decide import decide, keep_float
 from fusewright.plan.file import apply_plan_file
-from fusewright.plan.plan import FLOAT, Group, Plan
+from fusewright.plan.plan import Plan
 from fusewright.plan.recognise import recognise
-from fusewright.quantize.insert import count_qdq, insert_qdq
-from fusewright.quantize.lint import lint
-from fusewright.quantize.placement import Placement, place
+from fusewright.quantize.existing import refuse_quantized
+from fusewright.quantize.placement import place
 from fusewright.verify import Reference
-
-
-@dataclass
-class Job:
-    """What the stages share."""
-
-    source: Source
-    samples: Samples
-    options: Options
-    trace: Trace
-    proof: Proof
 
 
 def optimize(
@@ -72,8 +56,8 @@ def optimize(
     target = _target(out, source)
     refuse_quantized(source)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
-    plan = make_plan(source, options, job.trace, job.proof)
-    return finish(plan, job, target)
+    with without_gc(job.proof.by_regions):
+        return finish(_plan(job), job, target)
 
 
 def apply(
@@ -99,12 +83,15 @@ def apply(
         calibration = RandomSamples(settings.get("verify_samples", Options.verify_samples))
     options = Options().with_settings(settings)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
-    fresh = make_plan(source, options, job.trace, job.proof)
+    fresh = _plan(job)
     if [g.members for g in fresh.groups] != [g.members for g in plan.groups]:
         raise PlanError(f"{source.path}: has changed since the plan was made")
     for mine, theirs in zip(fresh.groups, plan.groups, strict=True):
         mine.decision, mine.reason, mine.apply = theirs.decision, theirs.reason, theirs.apply
-    return finish(fresh, job, target)
+    if options.precision == FP32:
+        keep_float(fresh)
+    with without_gc(job.proof.by_regions):
+        return finish(fresh, job, target)
 
 
 def start_job(source: Source, calibration: Any, options: Options, trace: Trace) -> Job:
@@ -137,15 +124,15 @@ def _reference(source: Source, feeds: list[dict[str, np.ndarray]]) -> Reference:
     return Reference(original, feeds)
 
 
-def make_plan(source: Source, options: Options, trace: Trace, proof: Proof | None = None) -> Plan:
-    """load → clean → normalize → recognise → plan.
+def make_plan(preparation: Preparation, options: Options) -> Plan:
+    """clean → normalize → recognise → plan.
 
     Raises:
         ModelError: the model cannot be handled.
         UsageError: a pattern of the options matches nothing.
         PlanError: the plan file does not fit.
     """
-    preparation = Preparation(source, trace, proof)
+    source, trace = preparation.source, preparation.trace
     model = preparation.run((*RULES, POOL_HEAD) if options.pool_head else RULES)
     model.fingerprint = fingerprint(source.path, source.proto)
     with trace.stage("recognise") as details:
@@ -160,27 +147,33 @@ def make_plan(source: Source, options: Options, trace: Trace, proof: Proof | Non
         decide(plan, options.rules)
         if options.plan is not None:
             apply_plan_file(plan, options.plan)
+        if options.precision == FP32:
+            keep_float(plan)
         quantized = sum(group.is_quantized for group in plan.groups)
         details.append(f"{quantized} groups in INT8, {len(plan.groups) - quantized} float")
     return plan
 
 
+def _plan(job: Job) -> Plan:
+    preparation = Preparation(job.source, job.trace, job.proof)
+    plan = make_plan(preparation, job.options)
+    job.flat = preparation.normalized
+    return plan
+
+
 def finish(plan: Plan, job: Job, target: Path | None) -> Result:
-    """[calibrate → quantize] → collapse → verify → write."""
-    if job.options.precision == "fp32":
-        for group in plan.groups:
-            group.decision, group.reason = FLOAT, "--precision fp32"
-    plain_groups = _collapsible(plan, job)
+    """collapse → [calibrate → quantize] → write."""
     placement, ranges = place(plan), None
+    groups, proto = collapse_float(plan, job)
     if placement.activations:
-        ranges = _calibrated(plan, placement, job)
-    proto = _quantized(plan, placement, ranges, plain_groups, job)
+        del proto  # weights are held once only while the samples run
+        ranges = measure_ranges(plan, placement, job)
+        proto = quantize(plan, placement, ranges, groups, job)
     samples = 0 if ranges is None else ranges.samples
     stamp(proto, job.source.proto, plan, job.options, samples)
     if target is not None:
         with job.trace.stage("write"):
             save(proto, target)
-    notes = (*plan.model.notes, *job.samples.notes)
     return Result(
         proto,
         target,
@@ -191,79 +184,8 @@ def finish(plan: Plan, job: Job, target: Path | None) -> Result:
         job.trace,
         samples,
         peak_memory(),
-        notes,
+        (*plan.model.notes, *job.samples.notes),
     )
-
-
-def _collapsible(plan: Plan, job: Job) -> list[Group]:
-    """The groups that, collapsed in float, leave the results as they were."""
-    if job.options.flat:
-        return []
-    groups = [group for group in plan.groups if group.apply]
-    with job.trace.stage("collapse") as details:
-        if groups and not _collapse_holds(plan, groups, job):
-            groups = _without_failing_kinds(plan, groups, job)
-        bodies = {group.kind for group in groups}
-        details.append(f"{len(groups)} calls of {len(bodies)} kinds")
-    return groups
-
-
-def _collapse_holds(plan: Plan, groups: list[Group], job: Job, name: str = "") -> bool:
-    after = to_proto(collapse(plan.model.graph, plan, groups))
-    before = to_proto(plan.model.graph) if job.proof.by_regions else after
-    return job.proof.holds(
-        "collapse", runnable(before, job.source), runnable(after, job.source), name
-    )
-
-
-def _without_failing_kinds(plan: Plan, groups: list[Group], job: Job) -> list[Group]:
-    good: list[Group] = []
-    for kind in dict.fromkeys(group.kind for group in groups):
-        mine = [group for group in groups if group.kind == kind]
-        if _collapse_holds(plan, mine, job, kind):
-            good += mine
-        else:
-            job.proof.undo("collapse", kind, f"{len(mine)} groups stay flat")
-    return good
-
-
-def _calibrated(plan: Plan, placement: Placement, job: Job) -> Ranges:
-    total, limit = job.samples.total, job.options.samples
-    expected = limit if total is None else min(total, limit or total)
-    with job.trace.stage("calibrate") as details, TemporaryDirectory(prefix="fusewright-") as tmp:
-        # Through a file: the weights need not be in this process while the samples run.
-        flat = Path(tmp) / "flat.onnx"
-        save(runnable(to_proto(plan.model.graph), job.source), flat)
-        ranges = calibrate(
-            flat,
-            placement.observe,
-            job.samples,
-            job.options.calibration,
-            progress=lambda done: job.trace.watcher.samples(done, expected),
-        )
-        details.append(f"{len(placement.observe)} scales, {ranges.samples} samples")
-    return ranges
-
-
-def _quantized(
-    plan: Plan, placement: Placement, ranges: Ranges | None, groups: list[Group], job: Job
-) -> onnx.ModelProto:
-    graph = plan.model.graph
-    if ranges is None:
-        return _collapsed(graph, plan, groups, job)
-    with job.trace.stage("quantize") as details:
-        thresholds = {scale: ranges[scale].threshold for scale in placement.observe}
-        insert_qdq(graph, placement, thresholds)
-        for violation in lint(graph):
-            raise ModelError(f"Q/DQ linter: {violation}; please report this model")
-        proto = _collapsed(graph, plan, groups, job)
-        job.proof.measure("quantize", runnable(proto, job.source))
-        details.append(f"{count_qdq(proto) // 2} Q/DQ pairs")
-    return proto
-
-
-def _collapsed(graph: gs.Graph, plan: Plan, groups: list[Group], job: Job) -> onnx.ModelProto:
-    return to_proto(graph if job.options.flat else collapse(graph, plan, groups))
 
 
 def _target(out: str | Path | None, source: Source) -> Path | None:
@@ -271,30 +193,3 @@ def _target(out: str | Path | None, source: Source) -> Path | None:
         return None
     check_output(Path(out), source.path)
     return Path(out)
-
-
-def refuse_quantized(source: Source) -> None:
-    """Refuses a model that is quantized already.
-
-    Raises:
-        ModelError: naming the first quantized node.
-    """
-    for node, name in zip(source.proto.graph.node, source.names, strict=True):
-        if node.op_type in _QUANTIZED_OPS:
-            raise ModelError(
-                f"{source.path}: is quantized already ({node.op_type} '{name}'); start from the"
-                " float model"
-            )
-
-
-_QUANTIZED_OPS = frozenset(
-    {
-        "QuantizeLinear",
-        "DequantizeLinear",
-        "DynamicQuantizeLinear",
-        "QLinearConv",
-        "QLinearMatMul",
-        "ConvInteger",
-        "MatMulInteger",
-    }
-)

@@ -51,6 +51,12 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
     settle(plan)
 
 
+def keep_float(plan: Plan) -> None:
+    """Takes every decision back to float: precision `fp32` collapses only."""
+    for group in plan.groups:
+        group.decision, group.reason = FLOAT, "precision fp32"
+
+
 def settle(plan: Plan) -> None:
     """Takes INT8 from groups without weights whose output nobody reads in INT8."""
     for group in settle_unweighted(plan.groups, plan.model.graph, plan.model.opset):
@@ -111,15 +117,16 @@ def _contract(group: Group) -> str:
 def _matching(plan: Plan, patterns: Sequence[str], option: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for pattern in patterns:
-        hits = [g for g in plan.groups if _matches(g, pattern)]
-        if not hits:
+        hits = [g for g in plan.groups if _matches(pattern, (*g.ops, g.kind), (g.name, *g.nodes))]
+        if not hits and not any(_matches(pattern, (u.op,), (u.name,)) for u in plan.unclaimed):
             raise UsageError(f"{option} '{pattern}' matches no group, node or operator")
         for group in hits:
             found.setdefault(id(group), pattern)
     return found
 
 
-def _matches(group: Group, pattern: str) -> bool:
+def _matches(pattern: str, types: Sequence[str], names: Sequence[str]) -> bool:
     if pattern.startswith("op:"):
-        return any(fnmatchcase(op, pattern[3:]) for op in (*group.ops, group.kind))
-    return any(fnmatchcase(name, pattern) for name in (group.name, *group.nodes))
+        return any(fnmatchcase(op, pattern[3:]) for op in types)
+    # A name may hold characters that globs give a meaning to, such as [0].
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names)

@@ -97,6 +97,8 @@ def settle_unweighted(groups: Iterable[Group], graph: gs.Graph, opset: int) -> l
     Switching one off can take the quantized reader from another: repeated until nothing changes.
     """
     groups = list(groups)
+    if not any(g.is_quantized and g.spec.needs_quantized_output for g in groups):
+        return []
     nodes = node_index(graph)
     outputs = frozenset(id(t) for t in graph.outputs)
     dropped: list[Group] = []

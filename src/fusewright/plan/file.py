@@ -64,9 +64,13 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
             f" {plan.model.path} ({plan.model.fingerprint[:12]}…)"
         )
     by_name = {group.name: group for group in plan.groups}
+    seen: set[str] = set()
     for name, decision, reason in _entries(data, path):
+        if name in seen:
+            raise PlanError(f"{path}: names group '{name}' twice")
         if name not in by_name:
             raise PlanError(f"{path}: the model has no group '{name}'")
+        seen.add(name)
         _take_over(by_name.pop(name), decision, reason, plan, path)
     if by_name:
         raise PlanError(f"{path}: says nothing of group '{next(iter(by_name))}'")

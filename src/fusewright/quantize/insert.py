@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import Names, bypass
@@ -144,9 +143,3 @@ def _is_used(node: gs.Node, graph: gs.Graph) -> bool:
         return True
     node.inputs.clear()
     return False
-
-
-def count_qdq(proto: onnx.ModelProto) -> int:
-    """Number of Q and DQ nodes of a model, in its graph and its functions."""
-    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
-    return sum(node.op_type in (QUANTIZE, DEQUANTIZE) for node in nodes)

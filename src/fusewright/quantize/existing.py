@@ -1,0 +1,43 @@
+"""Quantization that a file already has."""
+
+from __future__ import annotations
+
+import onnx
+
+from fusewright.errors import ModelError
+from fusewright.graph.load import Source
+from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
+
+_QUANTIZED = frozenset(
+    {
+        QUANTIZE,
+        DEQUANTIZE,
+        "ConvInteger",
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "QLinearConv",
+        "QLinearMatMul",
+    }
+)
+
+
+def refuse_quantized(source: Source) -> None:
+    """Refuses a model that is quantized already, in its graph or its functions.
+
+    Raises:
+        ModelError: naming the first quantized node.
+    """
+    inside = [node for function in source.proto.functions for node in function.node]
+    for node in (*source.proto.graph.node, *inside):
+        if node.op_type in _QUANTIZED:
+            name = node.name or node.output[0]
+            raise ModelError(
+                f"{source.path}: is quantized already ({node.op_type} '{name}'); start from the"
+                " float model"
+            )
+
+
+def count_qdq(proto: onnx.ModelProto) -> int:
+    """Number of Q and DQ nodes of a model, in its graph and its functions."""
+    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    return sum(node.op_type in (QUANTIZE, DEQUANTIZE) for node in nodes)
