@@ -20,7 +20,20 @@ def act(x: Pattern) -> Pattern:
         op("Mul", x, op("Sigmoid", x)),  # SiLU, an operator (Swish) from opset 24 only
         op("Mul", x, op("HardSigmoid", x)),  # HardSwish before opset 14
         op("Mul", x, op("Tanh", op("Softplus", x))),  # Mish before opset 18
+        _hard_swish(x),
         _gelu(x),
+    )
+
+
+def _hard_swish(x: Pattern) -> Pattern:
+    """x·relu6(x+3)/6 as paddle2onnx and ports of MobileNetV3 write it out."""
+    gate = op("Clip", op("Add", x, number(3.0)), number(0.0), number(6.0))
+    sixth = number(1.0 / 6.0)
+    return one_of(
+        op("Div", op("Mul", x, gate), number(6.0)),
+        op("Mul", op("Mul", x, gate), sixth),
+        op("Mul", op("Div", x, number(6.0)), gate),
+        op("Mul", op("Mul", x, sixth), gate),
     )
 
 

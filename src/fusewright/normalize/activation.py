@@ -1,4 +1,4 @@
-"""Activations written out: clip pairs, HardSigmoid and HardSwish chains.
+"""Activations written out: clip pairs, HardSigmoid chains, x·HardSigmoid(x).
 
 The chains come from opsets older than the operator (paddle2onnx, PyTorch before 1.9, TensorFlow's
 relu6(x + 3)) and from onnxruntime, which writes HardSwish out when it cleans a model.
@@ -124,18 +124,9 @@ def _hard_swish(match: Match, edit: Edit) -> str | None:
     reason = _changes_form(match, _HARD_TYPES)
     if reason is not None:
         return reason
-    x, name = match.tensors["x"], match.root.name
-    alpha = _number(match, "factor", 1.0) / _number(match, "divisor", 1.0)
-    if ("factor" in match.tensors or "divisor" in match.tensors) and abs(6 * alpha - 1) > _EXACT:
-        return f"a factor of {alpha:g} where 1/6 is exact"
-    if edit.opset >= HARDSWISH_OPSET:
-        edit.replace(match, [edit.node("HardSwish", [x], name)])
-        return None
-    if match.root.op == "Mul" and len(match.nodes) == 2:
+    if edit.opset < HARDSWISH_OPSET:
         return f"HardSwish needs opset {HARDSWISH_OPSET}; x·HardSigmoid(x) stays"
-    attrs = {"alpha": 1.0 / 6.0, "beta": 0.5}
-    gate = edit.node("HardSigmoid", [x], f"{name}_gate", attrs)
-    edit.replace(match, [gate, edit.node("Mul", [x, gate.outputs[0]], name)])
+    edit.replace(match, [edit.node("HardSwish", [match.tensors["x"]], match.root.name)])
     return None
 
 
@@ -165,19 +156,6 @@ RULES = (
         "Clip(x, 0, ∞) → Relu(x)",
         op("Clip", _X, number(0.0), optional(const("high"))),
         _clip_to_relu,
-    ),
-    Rule(
-        "HardSwishChain",
-        "x·relu6(x+3)/6 → HardSwish(x)",
-        one_of(
-            op("Div", op("Mul", _X, _SHIFTED), _one("divisor")),
-            op("Mul", op("Mul", _X, _SHIFTED), _one("factor")),
-            op("Mul", _X, op("Div", _SHIFTED, _one("divisor"))),
-            op("Mul", _X, op("Mul", _SHIFTED, _one("factor"))),
-            op("Mul", op("Div", _X, _one("divisor")), _SHIFTED),
-            op("Mul", op("Mul", _X, _one("factor")), _SHIFTED),
-        ),
-        _hard_swish,
     ),
     Rule(
         "HardSigmoidChain",

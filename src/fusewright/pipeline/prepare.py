@@ -74,32 +74,37 @@ class Preparation:
     def _normalized(
         self, proto: onnx.ModelProto, rules: Sequence[Rule]
     ) -> tuple[Model, list[Outcome]]:
-        model = self._imported(proto)
-        outcomes = normalize(model, rules)
-        if self.proof is None or not any(outcome.applied for outcome in outcomes):
-            return model, outcomes
-        after = to_proto(model.graph)
-        if self._holds("normalize", lambda: proto, after):
-            self.normalized = after if self.proof.by_regions else None
-            return model, outcomes
-        return self._without_culprits(proto, rules)
+        while True:
+            model = self._imported(proto)
+            outcomes = normalize(model, rules)
+            suspects = [r for r, o in zip(rules, outcomes, strict=True) if o.applied]
+            if self.proof is None or not suspects:
+                return model, outcomes
+            after = to_proto(model.graph)
+            if self._holds("normalize", lambda: proto, after):
+                self.normalized = after if self.proof.by_regions else None
+                return model, outcomes
+            culprits = self._culprits(proto, suspects)
+            # Without one rule another may apply that did not before: once more over all the rest.
+            rules = [rule for rule in rules if rule not in culprits]
 
-    def _without_culprits(
-        self, proto: onnx.ModelProto, rules: Sequence[Rule]
-    ) -> tuple[Model, list[Outcome]]:
-        """Normalizes again with proof behind every rule, leaving out those that fail."""
+    def _culprits(self, proto: onnx.ModelProto, suspects: Sequence[Rule]) -> list[Rule]:
+        """The rules without which the others leave the results as they were; named as undone."""
         good: list[Rule] = []
-        for rule in rules:
+        culprits: list[Rule] = []
+        for rule in suspects:
             model = self._imported(proto)
             applied = normalize(model, [*good, rule])[-1].applied
-            if not applied or self._holds(
-                "normalize", lambda: proto, to_proto(model.graph), rule.name
-            ):
+            if self._holds("normalize", lambda: proto, to_proto(model.graph), rule.name):
                 good.append(rule)
             else:
-                self._undo("normalize", rule.name, f"at {len(applied)} nodes: {applied[0]}")
-        model = self._imported(proto)
-        return model, normalize(model, good)
+                culprits.append(rule)
+                self._undo("normalize", rule.name, f"at {len(applied)} nodes: {applied[:1]}")
+        if not culprits:
+            # Each holds behind those before it, all together do not: the last one goes.
+            culprits = [suspects[-1]]
+            self._undo("normalize", suspects[-1].name, "together with the others")
+        return culprits
 
     def _imported(self, proto: onnx.ModelProto) -> Model:
         model = to_model(proto, self.source)

@@ -84,7 +84,7 @@ def apply(
     options = Options().with_settings(settings)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
     fresh = _plan(job)
-    if [g.members for g in fresh.groups] != [g.members for g in plan.groups]:
+    if fresh.model.fingerprint != plan.model.fingerprint:
         raise PlanError(f"{source.path}: has changed since the plan was made")
     for mine, theirs in zip(fresh.groups, plan.groups, strict=True):
         mine.decision, mine.reason, mine.apply = theirs.decision, theirs.reason, theirs.apply
