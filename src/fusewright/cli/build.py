@@ -102,12 +102,12 @@ def trtexec_line(model: Path, engine: Path | None, shapes: Mapping[str, ShapeRan
 
 def group_kinds(model: Path) -> dict[str, str]:
     """Name of each group call of a collapsed file → its kind."""
-    from fusewright.engine.names import GROUP_DOMAIN
     from fusewright.graph.load import read_source
     from fusewright.groups import KINDS
+    from fusewright.plan.collapse import DOMAIN
 
     # A kind with several structures has several bodies: ConvBNAct, ConvBNAct_2.
-    calls = [n for n in read_source(model).proto.graph.node if n.domain == GROUP_DOMAIN]
+    calls = [n for n in read_source(model).proto.graph.node if n.domain == DOMAIN]
     return {
         call.name: call.op_type if call.op_type in KINDS else call.op_type.rpartition("_")[0]
         for call in calls

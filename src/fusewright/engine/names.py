@@ -6,18 +6,16 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-GROUP_DOMAIN = "fusewright"
-"""Domain of the local functions that groups are collapsed into."""
+from fusewright.plan.collapse import DOMAIN
+from fusewright.plan.plan import HEAVY_OPS
 
-HEAVY_OPS = frozenset(
-    {"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention", "DeformConv"}
-)
-"""Operators whose data type decides what an engine costs."""
+# Decides what an engine costs, beside the ops that groups are made of.
+_HEAVY = HEAVY_OPS | {"DeformConv"}
 
 
 def group_names(model: onnx.ModelProto) -> frozenset[str]:
     """Names of the group calls of a collapsed file."""
-    return frozenset(_name(node) for node in model.graph.node if node.domain == GROUP_DOMAIN)
+    return frozenset(_name(node) for node in model.graph.node if node.domain == DOMAIN)
 
 
 def heavy_nodes(model: onnx.ModelProto) -> tuple[str, ...]:
@@ -34,7 +32,7 @@ def _heavy(
         if body is not None:
             call = f"{_name(node)} ({node.op_type})"
             yield from (f"{inner} | {call}" for inner in _heavy(body.node, functions))
-        elif node.op_type in HEAVY_OPS and node.domain in ("", "ai.onnx"):
+        elif node.op_type in _HEAVY and node.domain in ("", "ai.onnx"):
             yield _name(node)
 
 

@@ -135,6 +135,11 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
     source, trace = preparation.source, preparation.trace
     model = preparation.run((*RULES, POOL_HEAD) if options.pool_head else RULES)
     model.fingerprint = fingerprint(source.path, source.proto)
+    if source.custom:
+        model.notes.append(
+            f"left alone: custom operators {', '.join(source.custom)} and what depends on them"
+            f" ({len(model.frozen)} nodes)"
+        )
     with trace.stage("recognise") as details:
         plan, misses = recognise(model, known_misses=preparation.misses)
         for group in plan.groups:

@@ -73,7 +73,10 @@ class _Region:
         return number[id(tensor)]
 
     def body(self, name: str, opset: int) -> gs.Function:
-        """The region as a function, its tensors and nodes named by position."""
+        """The region as a function, its tensors and nodes named by position.
+
+        Node names carry the body's, so that in an engine's layer list none is taken for a call.
+        """
         inside: dict[int, gs.Tensor] = {}
         for i, tensor in enumerate(self.inputs):
             inside[id(tensor)] = gs.Variable(f"x{i}")
@@ -81,7 +84,7 @@ class _Region:
         for i, node in enumerate(self.nodes):
             for tensor in node.inputs:
                 if id(tensor) in self.interior and id(tensor) not in inside:
-                    nodes.append(_constant_node(tensor, f"c{len(inside)}"))
+                    nodes.append(_constant_node(tensor, f"c{len(inside)}", name))
                     inside[id(tensor)] = nodes[-1].outputs[0]
             for tensor in node.outputs:
                 if tensor.name:
@@ -89,7 +92,7 @@ class _Region:
             nodes.append(
                 gs.Node(
                     node.op,
-                    f"{node.op}_{i}",
+                    f"{name}.{node.op}_{i}",
                     dict(node.attrs),
                     [inside.get(id(t), gs.Variable.empty()) for t in node.inputs],
                     [inside.get(id(t), gs.Variable.empty()) for t in node.outputs],
@@ -168,10 +171,10 @@ def _region(group: Group, by_name: dict[str, gs.Node], outputs: set[int]) -> _Re
     return _Region(nodes, inputs, written, interior)
 
 
-def _constant_node(tensor: gs.Constant, name: str) -> gs.Node:
+def _constant_node(tensor: gs.Constant, name: str, body: str) -> gs.Node:
     # A named node: the engine's layer list would call an unnamed one after its output.
     attrs = {"value": gs.Constant(f"{name}_value", tensor.values)}
-    return gs.Node("Constant", f"Constant_{name}", attrs, outputs=[gs.Variable(name)])
+    return gs.Node("Constant", f"{body}.Constant_{name}", attrs, outputs=[gs.Variable(name)])
 
 
 def _origin_name(tensor: gs.Tensor) -> str:
