@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,20 @@ from fusewright.calibrate import ImageOptions, open_samples
 from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source, read_source
+from fusewright.graph.model import Model
+from fusewright.graph.walk import producer
 from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, plain
 from fusewright.pipeline.run import make_plan
 from fusewright.pipeline.trace import Silent, Trace, Watcher
-from fusewright.plan.plan import FLOAT, INT8, Group, Plan
-from fusewright.quantize.existing import count_qdq
+from fusewright.plan.demand import data_inputs
+from fusewright.plan.plan import FLOAT, HEAVY_OPS, INT8, Group, Plan, node_index
+from fusewright.quantize.existing import count_qdq, dequantized_reads
 from fusewright.quantize.insert import strip_qdq as strip_graph
 from fusewright.verify import Comparison, compare_models
+
+# Node → its input slots behind a Q/DQ pair.
+_Reads = Mapping[str, frozenset[int]]
 
 
 def inspect(
@@ -40,12 +47,14 @@ def inspect(
         FusewrightError: with one line that names the culprit.
     """
     options = Options().with_settings(settings)
-    source, stripped = _without_pairs(read_source(model))
+    source, reads = _without_pairs(read_source(model))
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace), options)
-    if stripped:
+    if reads:
+        reads = _by_normalized_name(reads, plan.model)
+        nodes = node_index(plan.model.graph)
         for group in plan.groups:
-            found = _has_pairs(group, stripped)
+            found = _has_pairs(group, nodes, reads, plan.model.opset)
             group.decision = INT8 if found else FLOAT
             group.reason = f"{'Q/DQ pairs' if found else 'no Q/DQ pair'} in the file"
     return plan
@@ -103,16 +112,48 @@ def _require_same_interface(first: Source, second: Source) -> None:
             )
 
 
-def _without_pairs(source: Source) -> tuple[Source, frozenset[str]]:
+def _without_pairs(source: Source) -> tuple[Source, _Reads]:
+    """The float model, and where it reads behind a pair."""
     if not count_qdq(source.proto):
-        return source, frozenset()
+        return source, {}
     graph = gs.import_onnx(plain(source))
-    found = frozenset(strip_graph(graph))
-    stripped = to_proto(graph)
-    return replace(source, proto=stripped, on_disk=False, holds_weights=True), found
+    reads = dequantized_reads(graph)
+    strip_graph(graph)
+    return replace(source, proto=to_proto(graph), on_disk=False, holds_weights=True), reads
 
 
-def _has_pairs(group: Group, stripped: frozenset[str]) -> bool:
-    quantized = {group.inputs[i] for i in group.inputs_to_quantize}
-    weights = {group.parameters[n] for n in group.spec.weights if n in group.parameters}
-    return bool((quantized | weights) & stripped)
+def _by_normalized_name(reads: _Reads, model: Model) -> _Reads:
+    """The same of the normalized nodes: a Gemm of the file is a MatMul of another name there."""
+    names = {n.name: (n.name, *model.origin(n)) for n in model.graph.nodes}
+    return {
+        name: frozenset().union(*(reads.get(known, frozenset()) for known in aliases))
+        for name, aliases in names.items()
+    }
+
+
+def _has_pairs(group: Group, nodes: dict[str, gs.Node], reads: _Reads, opset: int) -> bool:
+    """Whether the group's own nodes read INT8: its inputs may have pairs for other readers alone.
+
+    A layer is told by its weight, since the pair of its input may stand in front of a MaxPool.
+    """
+    members = [nodes[name] for name in group.members]
+    if group.spec.weights:
+        return any(1 in reads.get(m.name, ()) for m in members if m.op in HEAVY_OPS)
+    wanted = [group.inputs[i] for i in group.inputs_to_quantize]
+    found = [
+        _is_read_in_int8(node, slot, reads, opset)
+        for name in wanted
+        for node in members
+        for slot, tensor in enumerate(node.inputs)
+        if tensor.name == name
+    ]
+    return bool(found) and all(found)
+
+
+def _is_read_in_int8(node: gs.Node, slot: int, reads: _Reads, opset: int) -> bool:
+    """Whether a pair stands in front of an input, or of the ops that only move its elements."""
+    if slot in reads.get(node.name, ()):
+        return True
+    mover = producer(node.inputs[slot])
+    count = 0 if mover is None else len(data_inputs(mover, opset))
+    return count > 0 and all(_is_read_in_int8(mover, i, reads, opset) for i in range(count))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
 from fusewright.graph.load import Source
@@ -41,3 +42,19 @@ def count_qdq(proto: onnx.ModelProto) -> int:
     """Number of Q and DQ nodes of a model, in its graph and its functions."""
     nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
     return sum(node.op_type in (QUANTIZE, DEQUANTIZE) for node in nodes)
+
+
+def dequantized_reads(graph: gs.Graph) -> dict[str, frozenset[int]]:
+    """Node → its input slots that read a DequantizeLinear; an unnamed node by its first output."""
+    return {
+        str(node.name or node.outputs[0].name): slots
+        for node in graph.nodes
+        if node.outputs
+        and (
+            slots := frozenset(
+                i
+                for i, tensor in enumerate(node.inputs)
+                if any(p.op == DEQUANTIZE for p in tensor.inputs)
+            )
+        )
+    }
