@@ -47,6 +47,26 @@ def test_conversion_to_13_is_proven(opset: int, tmp_path: Path) -> None:
     assert event.detail == f"{opset} → 13"
 
 
+@pytest.mark.parametrize("opset", [7, 9, 10])
+@pytest.mark.parametrize("mode", ["reflect", "edge", "nearest", "linear"])
+def test_pad_and_upsample_keep_their_mode(opset: int, mode: str, tmp_path: Path) -> None:
+    """Style transfer and segmentation networks of the model zoo's first years."""
+    net = Net(opset)
+    x = net.conv(net.input("x", 1, 4, 8, 8), 4, 4)
+    if mode in ("reflect", "edge"):
+        x = net.op("Pad", x, mode=mode, pads=[0, 0, 1, 2, 0, 0, 2, 1])
+    elif opset < 9:
+        x = net.op("Upsample", x, mode=mode, scales=[1.0, 1.0, 1.25, 1.25])
+    else:
+        op = "Upsample" if opset == 9 else "Resize"
+        x = net.op(op, x, [1.0, 1.0, 1.25, 1.25], mode=mode)
+    path = tmp_path / "net.onnx"
+    onnx.save(net.proto(net.conv(x, 4, 4)), path)
+    result = optimize(path, None, RandomSamples(2))
+    assert result.proofs["clean opset"].is_within(1e-5)
+    assert not result.trace.undone()
+
+
 @pytest.mark.parametrize("opset", [13, 17, 21])
 def test_a_newer_opset_stays(opset: int) -> None:
     net = Net(opset)

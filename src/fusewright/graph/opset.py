@@ -11,6 +11,8 @@ from fusewright.graph.session import first_line
 
 # Per-channel scales of weights exist from 13 on.
 INT8_OPSET = 13
+# Here Pad took its amounts and fill as inputs, and Resize its rules of rounding.
+_PADS_AND_RESIZE = 11
 
 
 def convert_opset(proto: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
@@ -30,7 +32,26 @@ def convert_opset(proto: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
         raise ModelError(
             f"opset {present} cannot be converted to {minimum}: {first_line(error)}"
         ) from error
+    _repair(converted.graph, present)
     # Caffe2-era files carry IR versions that predate the opset they are converted to.
     oldest = onnx.helper.find_min_ir_version_for(list(converted.opset_import), ignore_unknown=True)
     converted.ir_version = max(converted.ir_version, oldest)
     return with_weights(converted, proto)
+
+
+def _repair(graph: onnx.GraphProto, was: int) -> None:
+    """Puts right what the converter's adapters to opset 11 leave wrong, in place."""
+    if was >= _PADS_AND_RESIZE:
+        return
+    for node in graph.node:
+        if node.op_type == "Pad":
+            # The fill became an input; of a Pad by reflection or edge the attribute is left over.
+            kept = [a for a in node.attribute if a.name != "value"]
+            del node.attribute[:]
+            node.attribute.extend(kept)
+        elif node.op_type == "Resize":
+            # Upsample and the first Resize scale from the corner; the default since is half_pixel.
+            make = onnx.helper.make_attribute
+            node.attribute.append(make("coordinate_transformation_mode", "asymmetric"))
+            if any(a.name == "mode" and a.s == b"nearest" for a in node.attribute):
+                node.attribute.append(make("nearest_mode", "floor"))

@@ -67,7 +67,8 @@ class Preparation:
             self.trace.add("clean", "pass", "opset conversion", detail=detail)
             if not self._holds("clean", lambda: proto, converted, "opset"):
                 raise ModelError(
-                    f"{self.source.path}: converting opset {detail} changes the model's results"
+                    f"{self.source.path}: converting opset {detail} does not keep the model's"
+                    f" results: {self.trace.events[-1].detail}"
                 )
         return converted
 
