@@ -84,7 +84,7 @@ MATCHES = {
         lambda n: (n.op("Relu", n.conv(_x(n), 6, 4), name="r"), n.op("Neg", "r_y")), "ConvBNAct"
     ),
     "two convs share an input": Row(
-        lambda n: (n.op("Relu", n.conv(_x(n), 6, 4)), n.conv("x", 6, 4)), "ConvBN ConvBNAct"
+        lambda n: (n.op("Relu", n.conv(_x(n), 6, 4)), n.conv("x", 6, 4)), "ConvBNAct ConvBN"
     ),
     "residual with act": Row(
         lambda n: n.op("Relu", n.op("Add", n.conv(_x(n), 4, 4), "x")), "ConvBNAddAct"
@@ -150,7 +150,7 @@ MATCHES = {
         lambda n: n.conv(
             n.op("Concat", n.op("Relu", n.conv(_x(n), 6, 4)), n.conv("x", 2, 4), axis=1), 4, 8
         ),
-        "ConvBN ConvBNAct ConvBN",
+        "ConvBNAct ConvBN ConvBN",
     ),
 }
 

@@ -112,7 +112,7 @@ def reads(node: gs.Node) -> Iterator[gs.Tensor]:
 
 
 def toposort(nodes: Iterable[gs.Node]) -> list[gs.Node]:
-    """Nodes in an order where each follows its producers; among the ready ones, file order.
+    """Nodes in an order where each follows its producers; a sorted list stays as it is.
 
     Iterative: graphsurgeon's own sort recurses and fails on a few thousand badly ordered nodes.
 
@@ -120,6 +120,8 @@ def toposort(nodes: Iterable[gs.Node]) -> list[gs.Node]:
         ValueError: the nodes form a cycle; the message names one of them.
     """
     nodes = list(nodes)
+    if _is_sorted(nodes):
+        return nodes
     position = {id(node): i for i, node in enumerate(nodes)}
     waiting = [0] * len(nodes)
     followers: list[list[int]] = [[] for _ in nodes]
@@ -141,6 +143,15 @@ def toposort(nodes: Iterable[gs.Node]) -> list[gs.Node]:
         stuck = next(nodes[i] for i, count in enumerate(waiting) if count)
         raise ValueError(f"the graph has a cycle through node '{stuck.name}'")
     return order
+
+
+def _is_sorted(nodes: list[gs.Node]) -> bool:
+    ahead = {id(node) for node in nodes}
+    for node in nodes:
+        if any(id(p) in ahead for t in reads(node) for p in t.inputs):
+            return False
+        ahead.discard(id(node))
+    return True
 
 
 def levels(nodes: Iterable[gs.Node]) -> dict[int, int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import onnx_graphsurgeon as gs
 
@@ -65,8 +66,7 @@ class Match:
         return self.root.outputs[0]
 
 
-@dataclass(frozen=True)
-class _State:
+class _State(NamedTuple):
     nodes: tuple[gs.Node, ...] = ()
     tensors: tuple[tuple[str, gs.Tensor], ...] = ()
     named: tuple[tuple[str, gs.Node], ...] = ()
@@ -138,7 +138,7 @@ class Matcher:
             if laid is not None:
                 self._miss(state, f"'{laid.name}' again", f"'{tensor.name}'")
                 return
-            state = replace(state, laid=(*state.laid, (id(pattern), tensor)))
+            state = state._replace(laid=(*state.laid, (id(pattern), tensor)))
         yield from self._lay(pattern, tensor, state)
 
     def _lay(self, pattern: Pattern, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
@@ -149,19 +149,27 @@ class Matcher:
         elif isinstance(pattern, Const):
             yield from self._const(pattern, tensor, state)
         elif isinstance(pattern, OneOf):
-            for option in pattern.options:
-                yield from self._tensor(option, tensor, state)
+            yield from self._one_of(pattern, tensor, state)
         elif tensor.is_empty():
             yield state
         else:
             yield from self._tensor(pattern.inner, tensor, state)
+
+    def _one_of(self, pattern: OneOf, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
+        node = producer(tensor)
+        for option in pattern.options:
+            # Most of a dozen spellings fall at their first operator.
+            if node is not None and isinstance(option, Op) and not option.may_start_with(node.op):
+                self.fail(node, _names(option.types), node.op, len(state.nodes))
+            else:
+                yield from self._tensor(option, tensor, state)
 
     def _bind(self, pattern: Var, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
         bound = state.find(pattern.name)
         if is_constant(tensor) or tensor.is_empty():
             self._miss(state, f"a computed tensor '{pattern.name}'", "a constant")
         elif bound is None:
-            yield replace(state, tensors=(*state.tensors, (pattern.name, tensor)))
+            yield state._replace(tensors=(*state.tensors, (pattern.name, tensor)))
         elif bound is tensor:
             yield state
         else:
@@ -179,7 +187,7 @@ class Matcher:
         else:
             bound = state.find(pattern.name)
             if bound is None:
-                yield replace(state, tensors=(*state.tensors, (pattern.name, tensor)))
+                yield state._replace(tensors=(*state.tensors, (pattern.name, tensor)))
             elif bound is tensor:
                 yield state
 
@@ -197,7 +205,7 @@ class Matcher:
             named = state.named
             if pattern.name is not None:
                 named = (*named, (pattern.name, node))
-            grown = replace(state, nodes=(*state.nodes, node), named=named)
+            grown = state._replace(nodes=(*state.nodes, node), named=named)
             yield from self._operands(pattern, node, grown)
         if pattern.skippable:
             yield from self._tensor(pattern.inputs[0], tensor, state)

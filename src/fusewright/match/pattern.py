@@ -75,6 +75,10 @@ class Op:
     skippable: bool = False
     domain: str | None = None
 
+    def may_start_with(self, op: str) -> bool:
+        """Whether a tensor made by `op` can be laid under this pattern."""
+        return self.skippable or op in self.types
+
 
 Pattern = Var | Const | Optional | OneOf | Op
 

@@ -36,12 +36,14 @@ class _Side:
     stored: dict[str, onnx.TensorProto] = field(default_factory=dict)
     given: frozenset[str] = frozenset()
     reads: list[tuple[str, ...]] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    same: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def of(cls, proto: onnx.ModelProto) -> _Side:
         """Indexes a model."""
-        side = cls(proto)
-        for i, node in enumerate(proto.graph.node):
+        side = cls(proto, nodes=list(proto.graph.node))
+        for i, node in enumerate(side.nodes):
             side.reads.append(tuple(_reads(node)))
             side.producer.update({name: i for name in node.output if name})
         side.stored = {t.name: t for t in proto.graph.initializer}
@@ -81,7 +83,8 @@ def _worst(before: onnx.ModelProto, after: onnx.ModelProto) -> OutputError:
     for region in _regions(old, new):
         draft = _Draft(old, new, shapes)
         structure = draft.structure(region)
-        if (structure, draft.sizes()) in proven:
+        statement = None if draft.has_changed_weights else (structure, draft.sizes())
+        if statement in proven:
             continue
         if structure not in statements:
             statements[structure] = draft.statement()
@@ -91,14 +94,14 @@ def _worst(before: onnx.ModelProto, after: onnx.ModelProto) -> OutputError:
             *(replace(e, name=n) for e, n in zip(found.outputs, region.outputs, strict=True)),
             key=lambda error: error.relative,
         )
-        if not draft.has_changed_weights:
-            proven.add((structure, draft.sizes()))
+        if statement is not None:
+            proven.add(statement)
     return worst
 
 
 def _regions(old: _Side, new: _Side) -> Iterator[_Region]:
     """Changed nodes of `new`, joined where they meet in a tensor that `old` does not have."""
-    nodes = new.proto.graph.node
+    nodes = new.nodes
     changed = [i for i, node in enumerate(nodes) if not _is_same(node, old, new)]
     home = {i: i for i in changed}
 
@@ -145,7 +148,7 @@ def _read_outside(new: _Side, home: dict[int, int], find: object) -> dict[int, s
 def _slice(old: _Side, new: _Side, inside: Sequence[int], outputs: Sequence[str]) -> list[int]:
     """Nodes of `old` that compute `outputs` from what the region in `new` reads."""
     edge = {name for i in inside for name in new.reads[i]}
-    edge -= {name for i in inside for name in new.proto.graph.node[i].output}
+    edge -= {name for i in inside for name in new.nodes[i].output}
     found: set[int] = set()
     waiting = [name for name in outputs if name not in edge]
     while waiting:
@@ -161,7 +164,9 @@ def _is_same(node: onnx.NodeProto, old: _Side, new: _Side) -> bool:
     i = old.producer.get(node.output[0]) if node.output else None
     if i is None:
         return False
-    other = old.proto.graph.node[i]
+    other = old.nodes[i]
+    if node == other:
+        return all(_is_same_stored(name, old, new) for name in node.input)
     return (
         node.op_type == other.op_type
         and node.domain == other.domain
@@ -173,10 +178,12 @@ def _is_same(node: onnx.NodeProto, old: _Side, new: _Side) -> bool:
 
 
 def _is_same_stored(name: str, old: _Side, new: _Side) -> bool:
-    one, other = old.stored.get(name), new.stored.get(name)
-    if one is None or other is None:
-        return one is other
-    return one is other or one.SerializeToString() == other.SerializeToString()
+    found = new.same.get(name)
+    if found is None:
+        one, other = old.stored.get(name), new.stored.get(name)
+        found = one is other or (one is not None and other is not None and one == other)
+        new.same[name] = found
+    return found
 
 
 def _attributes(node: onnx.NodeProto) -> list[bytes]:
@@ -187,14 +194,13 @@ def _attributes(node: onnx.NodeProto) -> list[bytes]:
 class _Statement:
     """One structure from both models, as sessions that take weights and activations alike."""
 
-    before: ort.InferenceSession
-    after: ort.InferenceSession
+    sides: tuple[tuple[ort.InferenceSession, tuple[str, ...]], ...]
     outputs: tuple[str, ...]
 
     def check(self, feed: dict[str, np.ndarray]) -> Comparison:
         results = []
-        for session in (self.before, self.after):
-            mine = {v.name: feed[v.name] for v in session.get_inputs()}
+        for session, inputs in self.sides:
+            mine = {name: feed[name] for name in inputs}
             results.append([run_session(session, mine, self.outputs)])
         return compare_outputs(self.outputs, results[0], results[1])
 
@@ -220,7 +226,7 @@ class _Draft:
     def _side(self, tag: str, side: _Side, nodes: Sequence[int]) -> Hashable:
         self._nodes[tag], key = [], []
         for i in nodes:
-            node = side.proto.graph.node[i]
+            node = side.nodes[i]
             if any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
                 raise ModelError(f"node '{node.name}' has a subgraph; it cannot be proven alone")
             inputs = [self._input(tag, side, name) for name in node.input]
@@ -275,10 +281,11 @@ class _Draft:
 
     def statement(self) -> _Statement:
         """Sessions over both versions of the region."""
-        before, after = (
-            self._model(tag, side) for tag, side in (("old", self.old), ("new", self.new))
+        sessions = [self._model(tag, side) for tag, side in (("old", self.old), ("new", self.new))]
+        sides = tuple(
+            (session, tuple(v.name for v in session.get_inputs())) for session in sessions
         )
-        return _Statement(before, after, self._outputs)
+        return _Statement(sides, self._outputs)
 
     def _model(self, tag: str, side: _Side) -> ort.InferenceSession:
         model = onnx.ModelProto(ir_version=side.proto.ir_version)
