@@ -13,16 +13,29 @@ from quantizing import node, pairs, quantized
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
 from fusewright.quantize.lint import lint
 
+Act = Callable[[Net, str], str]
+ACTS: dict[str, Act] = {
+    "leaky": lambda net, x: net.op("LeakyRelu", x, name="act"),
+    # In EfficientNetV2's and YOLO's blocks the Act in front of the Add is SiLU.
+    "silu": lambda net, x: net.op("Mul", x, net.op("Sigmoid", x)),
+    "mish": lambda net, x: net.op("Mul", net.op("Tanh", net.op("Softplus", x)), x),
+    "gelu": lambda net, x: net.op(
+        "Mul", net.op("Mul", x, net.op("Add", net.op("Erf", net.op("Div", x, 2**0.5)), 1.0)), 0.5
+    ),
+    "hardswish": lambda net, x: net.op(
+        "Div", net.op("Mul", x, net.op("Clip", net.op("Add", x, 3.0), 0.0, 6.0)), 6.0
+    ),
+}
 
-def _graph() -> gs.Graph:
+
+def _graph(act: Act = ACTS["leaky"]) -> gs.Graph:
     """A stem, a residual, a Concat, an Act → Add and a classifier: everything that has pairs."""
     net = Net()
     x = net.op("Relu", net.conv(net.input("x", 1, 4, 8, 8), 8, 4), name="stem")
     y = net.op("Relu", net.op("Add", net.conv(x, 8, 8, name="residual/conv"), x), name="residual")
     z = net.op("Concat", net.op("Relu", net.conv(y, 8, 8), name="branch"), y, axis=1, name="concat")
     z = net.conv(net.op("MaxPool", z, kernel_shape=[2, 2], name="pool"), 8, 16, name="behind")
-    act = net.op("LeakyRelu", net.conv(z, 8, 8), name="act")
-    z = net.op("Add", act, z, name="act_add")
+    z = net.op("Add", act(net, net.conv(z, 8, 8)), z, name="act_add")
     z = net.conv(z, 8, 8, name="last")
     flat = net.op("Flatten", net.op("GlobalAveragePool", z, name="global"))
     z = net.op("Gemm", flat, net.draw(8, 10))
@@ -170,10 +183,25 @@ PLANTED: dict[Callable[[gs.Graph], None], str] = {
 }
 
 
-def test_what_fusewright_makes_is_clean() -> None:
-    graph = _graph()
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_what_fusewright_makes_is_clean(act: Act) -> None:
+    graph = _graph(act)
     assert node(graph, "Concat").name == "concat"
     assert lint(graph) == []
+
+
+def test_act_added_to_its_own_input_is_clean() -> None:
+    net = Net()
+    x = net.conv(net.input("x", 1, 4, 8, 8), 4, 4)
+    y = net.conv(net.op("Add", net.op("Relu", x), x), 4, 4)
+    assert lint(quantized(net, y)) == []
+
+
+@pytest.mark.parametrize("act", ACTS.values(), ids=ACTS)
+def test_one_sided_act_add_is_found_behind_every_act(act: Act) -> None:
+    graph = _graph(act)
+    _one_sided_act_add(graph)
+    assert any("Add 'act_add' reads INT8 and writes float" in line for line in lint(graph))
 
 
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda f: f.__name__.strip("_"))

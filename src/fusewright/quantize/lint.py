@@ -10,11 +10,16 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.opset import INT8_OPSET as _OPSET
 from fusewright.graph.walk import input_at, is_constant, producer, values
+from fusewright.groups.activations import act
+from fusewright.match.pattern import root_types, var
 from fusewright.plan.demand import data_inputs
 from fusewright.plan.plan import HEAVY_OPS
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
 
 _PAIR = (QUANTIZE, DEQUANTIZE)
+# What an Act is made of; SiLU, Mish, GELU and HardSwish chains have two to five nodes.
+_ACT_OPS = root_types(act(var("x"))) | {"Add", "Div", "Erf", "Max", "Min", "Mul", "Sub"}
+_LONGEST_ACT = 5
 
 
 def lint(graph: gs.Graph) -> list[str]:
@@ -116,27 +121,48 @@ def _unweighted(graph: gs.Graph) -> Iterator[str]:
         computed = [t for t in node.inputs if not is_constant(t) and not t.is_empty()]
         if not computed or not all(_is_int8(t) for t in computed):
             continue
-        # The Act of Act → Add is judged with the Add.
-        inside = len(computed) == 1 and _readers_take_two(node)
-        if not inside and not all(_is_read_quantized(t, fixed) for t in node.outputs):
+        if not _is_fused(node, fixed):
             yield f"{node.op} '{node.name}' reads INT8 and writes float, without weights"
 
 
 def _is_int8(tensor: gs.Tensor) -> bool:
     """Whether a tensor is dequantized, or an Act away from it."""
+    return _act_input(tensor) is not None
+
+
+def _act_input(tensor: gs.Tensor, depth: int = 0) -> gs.Tensor | None:
+    """The one dequantized tensor that this one is, or is an Act of, in however many nodes."""
     if _dequantizer(tensor) is not None:
-        return True
+        return tensor
     node = producer(tensor)
-    if node is None or node.op in HEAVY_OPS:
-        return False
-    computed = [t for t in node.inputs if not is_constant(t) and not t.is_empty()]
-    return len(computed) == 1 and _dequantizer(computed[0]) is not None
+    return None if node is None or depth > _LONGEST_ACT else _of_one_tensor(node, depth)
 
 
-def _readers_take_two(node: gs.Node) -> bool:
+def _of_one_tensor(node: gs.Node, depth: int = 0) -> gs.Tensor | None:
+    if node.op not in _ACT_OPS:
+        return None
+    found = [
+        _act_input(t, depth + 1) for t in node.inputs if not is_constant(t) and not t.is_empty()
+    ]
+    return found[0] if found and all(t is found[0] for t in found) else None
+
+
+def _is_fused(node: gs.Node, fixed: set[int]) -> bool:
+    """Whether a node that reads INT8 writes it too, or is inside an Act of which that holds.
+
+    The Act of Act → Add is judged with the Add.
+    """
+    if all(_is_read_quantized(t, fixed) for t in node.outputs):
+        return True
     readers = [r for t in node.outputs for r in t.outputs]
-    two = (sum(not is_constant(t) and not t.is_empty() for t in r.inputs) > 1 for r in readers)
-    return bool(readers) and all(two)
+    if not readers or _of_one_tensor(node) is None:
+        return False
+    return all(_joins(reader) or _is_fused(reader, fixed) for reader in readers)
+
+
+def _joins(node: gs.Node) -> bool:
+    computed = [t for t in node.inputs if not is_constant(t) and not t.is_empty()]
+    return len(computed) > 1 and _of_one_tensor(node) is None
 
 
 def _is_read_quantized(tensor: gs.Tensor, fixed: set[int]) -> bool:
