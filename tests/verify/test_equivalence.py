@@ -120,6 +120,36 @@ def test_another_shape_or_dtype_is_infinitely_far(other: np.ndarray) -> None:
     assert _compare([np.zeros(2, np.float32)], [other]).relative == math.inf
 
 
+def test_broken_is_nan_or_inf_where_there_was_a_number() -> None:
+    assert _compare([_floats(1, 2)], [_floats(1, np.nan)]).is_broken
+    assert _compare([_floats(0, 0)], [_floats(0, -np.inf)]).is_broken
+    for first, second in (
+        (_floats(0, 0), _floats(0, 1)),  # no relative error, but a number
+        (_floats(1, np.nan), _floats(1, 2)),
+        (_floats(1, np.inf), _floats(1, np.nan)),
+        (_floats(1, 2), _floats(1)),
+    ):
+        found = _compare([first], [second])
+        assert found.relative == math.inf
+        assert not found.is_broken
+
+
+def test_integers_have_no_sqnr() -> None:
+    found = _compare([np.array([1, 2, 3, 4])], [np.array([1, 2, 3, 5])])
+    assert found.sqnr_db is None
+    assert str(found) == "y: 25.00% of elements differ"
+    assert str(_compare([_floats(3, 4)], [_floats(3, 4.5)])) == "y: 20.0 dB SQNR"
+
+
+def test_a_model_that_fails_where_the_original_runs_is_at_fault(tmp_path: Path) -> None:
+    good, bad = Net(), Net()
+    one = good.proto(good.op("Relu", good.input("x", "n", 4), name="y"))
+    two = bad.proto(bad.op("Reshape", bad.input("x", "n", 4), [3, 3], name="y"))
+    reference = Reference(one, [{"x": np.ones((2, 4), np.float32)}])
+    with pytest.raises(ModelError, match="this model not: onnxruntime failed"):
+        reference.compare(two)
+
+
 def test_a_mismatch_of_one_sample_is_not_forgotten() -> None:
     good = _floats(1, 2)
     assert _compare([good, good], [_floats(1), good]).relative == math.inf

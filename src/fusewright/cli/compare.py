@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusewright.cli import parameters as p
-from fusewright.errors import VerifyError
+from fusewright.errors import UsageError, VerifyError
 
 if TYPE_CHECKING:
     from fusewright.verify import Comparison
@@ -26,7 +26,9 @@ def compare(
     shapes: p.Shapes = None,
     min_sqnr: Annotated[
         float | None,
-        typer.Option("--min-sqnr", metavar="DB", help="Fail when an output is below, in dB."),
+        typer.Option(
+            "--min-sqnr", metavar="DB", help="Fail when an output of floats is below, in dB."
+        ),
     ] = None,
     mean: p.Mean = None,
     std: p.Std = None,
@@ -64,8 +66,11 @@ def _plain(first: Path, second: Path, comparison: Comparison) -> dict[str, Any]:
 
 
 def _require(comparison: Comparison, least: float) -> None:
-    for output in comparison.outputs:
-        if not output.sqnr_db >= least:
+    rated = [output for output in comparison.outputs if output.sqnr_db is not None]
+    if not rated:
+        raise UsageError("--min-sqnr: the models have no output of floats")
+    for output in rated:
+        if not (output.sqnr_db or 0.0) >= least:
             raise VerifyError(
                 f"output '{output.name}' has {output.sqnr_db:.1f} dB SQNR, --min-sqnr asks for"
                 f" {least:g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -66,18 +65,22 @@ class Proof:
         return within
 
     def measure(self, stage: str, proto: onnx.ModelProto) -> Comparison:
-        """The distance of a model that is meant to differ; its outputs must be finite.
+        """The distance of a model that is meant to differ.
+
+        An output may have another shape than before (detections that pass a threshold) or be zero
+        where the original is; it may not be NaN or Inf where the original is a number.
 
         Raises:
-            VerifyError: an output holds NaN or Inf, or the model no longer runs.
+            VerifyError: an output holds such NaN or Inf.
+            ModelError: the model no longer runs.
         """
         comparison = self.reference.compare(proto)
         for output in comparison.outputs:
-            if not math.isfinite(output.relative):
+            if output.is_broken:
                 raise VerifyError(f"{stage}: output '{output.name}' is no longer finite")
         worst = comparison.worst
         if worst is not None:
-            self.trace.add(stage, "proof", detail=f"{worst.name}: {worst.sqnr_db:.1f} dB SQNR")
+            self.trace.add(stage, "proof", detail=str(worst))
         self.results[stage] = comparison
         return comparison
 

@@ -27,20 +27,32 @@ class OutputError:
 
     Attributes:
         relative: ‖difference‖ / ‖reference‖ of a float output; 0 where the reference is all zero
-            and the difference at most 1e-6; for any other type the share of differing elements.
+            and the difference at most 1e-6, infinite where it is larger or the two cannot be
+            compared (another shape or type, NaN or Inf on one side); for any other type the share
+            of differing elements.
         is_float: whether `relative` is a norm.
+        is_broken: the second model gives NaN or Inf where the first gives a number.
     """
 
     name: str
     relative: float
     is_float: bool = True
+    is_broken: bool = False
 
     @property
-    def sqnr_db(self) -> float:
-        """Signal to quantization noise, 20·log10(1 / relative), in dB."""
+    def sqnr_db(self) -> float | None:
+        """Signal to quantization noise, 20·log10(1 / relative), in dB; None if not of floats."""
+        if not self.is_float:
+            return None
         if self.relative == 0:
             return math.inf
         return -20.0 * math.log10(self.relative) if math.isfinite(self.relative) else -math.inf
+
+    def __str__(self) -> str:
+        """`logits: 31.2 dB SQNR`, or which share of elements differs."""
+        if self.sqnr_db is not None:
+            return f"{self.name}: {self.sqnr_db:.1f} dB SQNR"
+        return f"{self.name}: {self.relative:.2%} of elements differ"
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,11 @@ class Comparison:
         return all(o.relative <= (tolerance if o.is_float else 0.0) for o in self.outputs)
 
     def to_dict(self) -> dict[str, Any]:
-        """For reports; an infinite SQNR (no difference at all) is null."""
+        """For reports; an SQNR that is infinite (no difference at all) or not of floats is null."""
         return {
             o.name: {
                 "relative_error": o.relative,
-                "sqnr_db": o.sqnr_db if math.isfinite(o.sqnr_db) else None,
+                "sqnr_db": o.sqnr_db if math.isfinite(o.sqnr_db or 0.0) else None,
             }
             for o in self.outputs
         }
@@ -87,9 +99,14 @@ class Reference:
         """Runs a rewritten model on the same samples.
 
         Raises:
-            ModelError: onnxruntime cannot load it.
+            ModelError: onnxruntime cannot load it, or it fails on samples that the original takes.
         """
-        _, outputs = _run_all(model, self.feeds, self.names)
+        try:
+            _, outputs = _run_all(model, self.feeds, self.names)
+        except DataError as error:
+            raise ModelError(
+                f"the original runs on the samples, this model not: {error}"
+            ) from error
         return compare_outputs(self.names, self.outputs, outputs)
 
 
@@ -146,6 +163,7 @@ class _Distance:
     total: int = 0
     is_float: bool = True
     comparable: bool = True
+    broken: bool = False
 
     def add(self, expected: np.ndarray, actual: np.ndarray) -> None:
         """Adds one sample's output."""
@@ -158,6 +176,7 @@ class _Distance:
             self.total += a.size
         else:
             wide, other = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
+            self.broken |= bool((np.isfinite(wide) & ~np.isfinite(other)).any())
             if not np.isfinite(wide).all():
                 # Masked logits are -inf on both sides, and 0/0 stays what it was: no difference.
                 same = ~np.isfinite(wide) & ((wide == other) | (np.isnan(wide) & np.isnan(other)))
@@ -175,9 +194,12 @@ class _Distance:
             return OutputError(self.name, self.wrong / max(self.total, 1), is_float=False)
         if self.signal == 0:
             equal = math.sqrt(self.noise) <= ABSOLUTE_AT_ZERO
-            return OutputError(self.name, 0.0 if equal else math.inf)
+            return self._of(0.0 if equal else math.inf)
         relative = math.sqrt(self.noise / self.signal)
-        return OutputError(self.name, relative if math.isfinite(relative) else math.inf)
+        return self._of(relative if math.isfinite(relative) else math.inf)
+
+    def _of(self, relative: float) -> OutputError:
+        return OutputError(self.name, relative, is_broken=self.broken)
 
 
 def _run_all(
