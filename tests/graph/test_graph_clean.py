@@ -105,6 +105,15 @@ def test_a_float16_model_stays_float16(extra: tuple[str, ...], own_cast: bool) -
     assert_equal(proto, cleaned)
 
 
+def test_types_that_the_file_states_are_those_behind(tmp_path: Path) -> None:
+    """onnxconverter-common writes value_info, and with keep_io_types a Cast at either end."""
+    proto = onnx.shape_inference.infer_shapes(_half("float", own_cast=True))
+    onnx.save(proto, tmp_path / "net.onnx")
+    result = optimize(tmp_path / "net.onnx", None, RandomSamples(2))
+    assert not result.trace.undone()
+    assert_equal(proto, result.model)
+
+
 def test_an_index_of_float16_values_is_the_same() -> None:
     """ArgMax reads them in float32: the Cast that onnxruntime put there is exact, and stays."""
     proto = _half("Flatten", "ArgMax")

@@ -49,9 +49,9 @@ def remove_inserted_casts(proto: onnx.ModelProto) -> None:
         nodes.append(node)
     del graph.node[:]
     graph.node.extend(nodes)
-    typed = [v for v in graph.value_info if not _is_inserted(v.name)]
+    # The types of before: what an inserted Cast stood behind was float32.
     del graph.value_info[:]
-    graph.value_info.extend(typed)
+    infer_shapes(proto)
 
 
 def _computed_in_float32(graph: onnx.GraphProto) -> set[str]:
