@@ -190,9 +190,11 @@ def _prepare(
     fetched = [name for name in tensors if name not in fed]
     folder = model.parent if isinstance(model, Path) else options.data_folder
     added = [name for name in fetched if name not in known.outputs]
+    chosen = _session_options(options, folder)
+    if isinstance(model, Path) and not added:
+        return open_session(model, options=chosen), fetched, fed
     with with_outputs(data, added) as path:
-        session = open_session(path, options=_session_options(options, folder))
-    return session, fetched, fed
+        return open_session(path, options=chosen), fetched, fed
 
 
 def _check(tensors: list[str], known: Outline) -> None:

@@ -83,7 +83,7 @@ def measure_ranges(plan: Plan, placement: Placement, job: Job) -> Ranges:
     with job.trace.stage("calibrate") as details, TemporaryDirectory(prefix="fusewright-") as tmp:
         # Through a file: the weights need not be in this process while the samples run.
         flat = Path(tmp) / "flat.onnx"
-        save(runnable(to_proto(plan.model.graph), job.source), flat)
+        save(_exposed(runnable(to_proto(plan.model.graph), job.source), placement), flat)
         ranges = calibrate(
             flat,
             placement.observe,
@@ -93,6 +93,14 @@ def measure_ranges(plan: Plan, placement: Placement, job: Job) -> Ranges:
         )
         details.append(f"{len(placement.observe)} scales, {ranges.samples} samples")
     return ranges
+
+
+def _exposed(proto: onnx.ModelProto, placement: Placement) -> onnx.ModelProto:
+    """Makes the observed tensors outputs, in place."""
+    known = {v.name for v in (*proto.graph.output, *proto.graph.input)}
+    wanted = dict.fromkeys(name for names in placement.observe.values() for name in names)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in known)
+    return proto
 
 
 def quantize(
