@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -261,6 +262,62 @@ def test_apply_takes_decisions(model: Path) -> None:
     assert count_qdq(apply(plan, None, DATA).model) == 0
 
 
+def _residual(tmp_path: Path) -> Path:
+    """conv → next, with an Act → Add between them that is INT8 only while `next` is."""
+    net = Net()
+    x = net.conv(net.input("x", 1, 4, "h", "w"), 4, 4, name="stem")
+    y = net.op("Add", net.op("Relu", net.conv(x, 4, 4, name="conv")), x, name="add")
+    path = tmp_path / "residual.onnx"
+    onnx.save(net.proto(net.conv(y, 4, 4, name="next")), path)
+    return path
+
+
+SHAPES = {"x": ((1, 4, 8, 8),) * 3}
+
+
+def test_apply_settles_what_a_switched_off_group_takes_along(tmp_path: Path) -> None:
+    plan = inspect(_residual(tmp_path))
+    assert plan.group("add").decision == "int8"
+    plan.group("next").apply = False
+    result = apply(plan, None, RandomSamples(3, shapes={"x": (1, 4, 8, 8)}))
+    assert result.plan.group("add").decision == "float"
+    assert "both sides or neither" in result.plan.group("add").reason
+
+
+def test_apply_without_data_takes_the_declared_shapes(tmp_path: Path) -> None:
+    plan = inspect(_residual(tmp_path))
+    assert count_qdq(apply(plan, shapes=SHAPES).model) == 0
+    with pytest.raises(DataError, match="axis 2"):
+        apply(plan)
+
+
+@pytest.mark.parametrize(
+    ("group", "decision", "words"),
+    [
+        ("depthwise", "int8", "multiples of 4"),
+        ("head", "fp8", "no decision 'fp8'; there are int8, float"),
+        ("head", "off", "no decision 'off'"),
+    ],
+)
+def test_apply_refuses_an_impossible_decision(
+    model: Path, group: str, decision: str, words: str
+) -> None:
+    plan = inspect(model)
+    next(g for g in plan.groups if group in g.nodes).decision = decision
+    with pytest.raises(PlanError, match=words):
+        apply(plan, None, DATA)
+
+
+def test_apply_refuses_other_groups(model: Path) -> None:
+    plan = inspect(model)
+    gone = plan.groups.pop()
+    with pytest.raises(PlanError, match=f"says nothing of group '{gone.name}'"):
+        apply(plan, None, DATA)
+    plan.groups += [gone, replace(gone, name="absent")]
+    with pytest.raises(PlanError, match="has no group 'absent'"):
+        apply(plan, None, DATA)
+
+
 def test_apply_refuses_a_model_that_has_changed(model: Path) -> None:
     plan = inspect(model)
     net = Net()
@@ -369,3 +426,9 @@ def test_unknown_setting_and_bad_values(model: Path) -> None:
         optimize(model, None, DATA, verify_samples=0)
     with pytest.raises(UsageError, match="matches no group"):
         optimize(model, None, DATA, exclude=("absent*",))
+    with pytest.raises(UsageError, match="exclude takes a list of patterns"):
+        optimize(model, None, DATA, exclude="absent*")
+    with pytest.raises(UsageError, match="--plan holds every decision"):
+        optimize(model, None, DATA, plan="plan.yaml", include=("head",))
+    with pytest.raises(PlanError, match=r"plan\.yaml: cannot be read"):
+        optimize(model, None, DATA, plan="plan.yaml")

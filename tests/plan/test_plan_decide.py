@@ -9,7 +9,7 @@ from planning import plan_of
 
 from fusewright.errors import PlanError, UsageError
 from fusewright.plan.decide import Rules, decide, impossible
-from fusewright.plan.plan import FLOAT, INT8, Plan
+from fusewright.plan.plan import FLOAT, INT8, Plan, node_index
 
 
 def _net(net: Net) -> str:
@@ -145,7 +145,8 @@ def test_other_weights_than_float32() -> None:
     plan = plan_of(build)
     assert plan.groups[0].decision == FLOAT
     assert "float16" in plan.groups[0].reason
-    assert impossible(plan.groups[0], plan) == plan.groups[0].reason
+    nodes = node_index(plan.model.graph)
+    assert impossible(plan.groups[0], nodes, plan.model.opset) == plan.groups[0].reason
 
 
 def _act_add(net: Net, reader: str) -> str | tuple[str, str]:

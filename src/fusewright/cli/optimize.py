@@ -109,13 +109,11 @@ def optimize(
 
 def _settle(settings: dict[str, Any]) -> None:
     """Refuses options that would be without effect, and drops those not given."""
-    method, plan = settings["method"], settings["plan"]
+    method = settings["method"]
     if settings["percentile"] is None:
         del settings["percentile"]
     elif method != "percentile":
         raise UsageError(f"--percentile is for --method percentile, not {method}")
-    if plan is not None and (settings["exclude"] or settings["include"]):
-        raise UsageError("--plan holds every decision: --exclude and --include cannot be added")
 
 
 def _run(

@@ -33,7 +33,7 @@ class Options:
         include: the same; where given, only what matches is quantized.
         shapes: input name → (min, opt, max) shape of a dynamic input.
         images: preprocessing, where the data is a folder of images.
-        plan: a plan file to apply instead of deciding anew.
+        plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
     """
 
     precision: str = "int8"
@@ -48,11 +48,16 @@ class Options:
     include: tuple[str, ...] = ()
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     images: ImageOptions = ImageOptions()  # noqa: RUF009 - frozen
-    plan: Path | None = None
+    plan: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise UsageError(f"precision '{self.precision}' is not one of {', '.join(PRECISIONS)}")
+        for name in ("exclude", "include"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name} takes a list of patterns, not one text")
+        if self.plan is not None and (self.exclude or self.include):
+            raise UsageError("--plan holds every decision: --exclude and --include cannot be added")
         if self.verify_samples < 1:
             raise UsageError(f"{self.verify_samples} samples to verify with: at least 1 is needed")
         _ = self.calibration  # checks method, percentile and samples

@@ -22,7 +22,7 @@ from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
 from fusewright.pipeline.stages import Job, collapse_float, measure_ranges, quantize
 from fusewright.pipeline.trace import Silent, Trace, Watcher, peak_memory
-from fusewright.plan.decide import decide, keep_float
+from fusewright.plan.decide import adopt, decide, keep_float
 from fusewright.plan.file import apply_plan_file
 from fusewright.plan.plan import Plan
 from fusewright.plan.recognise import recognise
@@ -80,14 +80,15 @@ def apply(
     refuse_quantized(source)
     if calibration is None:
         settings.setdefault("precision", "fp32")
-        calibration = RandomSamples(settings.get("verify_samples", Options.verify_samples))
     options = Options().with_settings(settings)
+    if calibration is None:
+        best = {name: shape for name, (_, shape, _) in options.shapes.items()}
+        calibration = RandomSamples(options.verify_samples, shapes=best)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
     fresh = _plan(job)
     if fresh.model.fingerprint != plan.model.fingerprint:
         raise PlanError(f"{source.path}: has changed since the plan was made")
-    for mine, theirs in zip(fresh.groups, plan.groups, strict=True):
-        mine.decision, mine.reason, mine.apply = theirs.decision, theirs.reason, theirs.apply
+    adopt(fresh, plan.groups)
     if options.precision == FP32:
         keep_float(fresh)
     with without_gc(job.proof.by_regions):
@@ -151,7 +152,7 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
         plan.precision = options.precision
         decide(plan, options.rules)
         if options.plan is not None:
-            apply_plan_file(plan, options.plan)
+            apply_plan_file(plan, Path(options.plan))
         if options.precision == FP32:
             keep_float(plan)
         quantized = sum(group.is_quantized for group in plan.groups)

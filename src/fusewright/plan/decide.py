@@ -9,10 +9,10 @@ from fnmatch import fnmatchcase
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from fusewright.errors import UsageError
+from fusewright.errors import PlanError, UsageError
 from fusewright.graph.walk import attribute
 from fusewright.plan.demand import settle_unweighted
-from fusewright.plan.plan import FLOAT, INT8, Group, Plan, node_index
+from fusewright.plan.plan import DECISIONS, FLOAT, INT8, Group, Plan, node_index
 from fusewright.target import TENSORRT, Target
 
 
@@ -41,7 +41,7 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
     excluded = _matching(plan, rules.exclude, "--exclude")
     included = _matching(plan, rules.include, "--include")
     for group in plan.groups:
-        why_not = _impossible(group, nodes, plan.model.opset, rules.target)
+        why_not = impossible(group, nodes, plan.model.opset, rules.target)
         if why_not is None and id(group) in excluded:
             why_not = f"excluded by '{excluded[id(group)]}'"
         if why_not is None and rules.include and id(group) not in included:
@@ -66,12 +66,55 @@ def settle(plan: Plan) -> None:
         )
 
 
-def impossible(group: Group, plan: Plan, target: Target = TENSORRT) -> str | None:
-    """Why the group cannot be INT8 on the target, or None where it can."""
-    return _impossible(group, node_index(plan.model.graph), plan.model.opset, target)
+def adopt(plan: Plan, theirs: Sequence[Group]) -> None:
+    """Takes over decisions, reasons and switches of another plan of the same model.
+
+    Groups without weights that lose their quantized readers by it become float.
+
+    Raises:
+        PlanError: the plans have other groups, or a decision that cannot be.
+    """
+    nodes, mine = node_index(plan.model.graph), {group.name: group for group in plan.groups}
+    for other in theirs:
+        group = mine.pop(other.name, None)
+        if group is None:
+            raise PlanError(f"{plan.model.path}: has no group '{other.name}' with these settings")
+        problem = refusal(group, other.decision, nodes, plan.model.opset) if other.apply else None
+        if problem is not None:
+            raise PlanError(f"{plan.model.path}: {problem}")
+        group.decision, group.reason, group.apply = other.decision, other.reason, other.apply
+    if mine:
+        raise PlanError(f"{plan.model.path}: the plan says nothing of group '{next(iter(mine))}'")
+    settle(plan)
 
 
-def _impossible(group: Group, nodes: dict[str, gs.Node], opset: int, target: Target) -> str | None:
+def refusal(
+    group: Group,
+    decision: str,
+    nodes: dict[str, gs.Node],
+    opset: int,
+    choices: Sequence[str] = DECISIONS,
+) -> str | None:
+    """Why a group cannot have a decision of the user's, or None where it can.
+
+    Args:
+        nodes: the nodes of the plan's graph by name.
+        choices: what the user can say.
+    """
+    if decision not in choices:
+        return f"group '{group.name}': no decision '{decision}'; there are {', '.join(choices)}"
+    why_not = impossible(group, nodes, opset) if decision == INT8 else None
+    return why_not and f"group '{group.name}' cannot be {decision}: {why_not}"
+
+
+def impossible(
+    group: Group, nodes: dict[str, gs.Node], opset: int, target: Target = TENSORRT
+) -> str | None:
+    """Why the group cannot be INT8 on the target, or None where it can.
+
+    Args:
+        nodes: the nodes of the plan's graph by name.
+    """
     if not group.inputs_to_quantize:
         return "its contract asks for no Q/DQ: it does not commute with them"
     layer = next(

@@ -11,10 +11,9 @@ import yaml
 import fusewright
 from fusewright.errors import PlanError
 from fusewright.graph.save import save_text
-from fusewright.plan.decide import impossible, settle
-from fusewright.plan.plan import FLOAT, INT8, Group, Plan
+from fusewright.plan.decide import refusal, settle
+from fusewright.plan.plan import DECISIONS, Group, Plan, node_index
 
-DECISIONS = (INT8, FLOAT)
 OFF = "off"
 _HEADER = """\
 # Fusewright plan. Edit a group's `decision` and apply the file with `optimize --plan`:
@@ -55,6 +54,31 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
             asks for a decision that cannot be.
     """
     data = _read(path)
+    _check_model(data, plan, path)
+    by_name = {group.name: group for group in plan.groups}
+    nodes, seen = node_index(plan.model.graph), set[str]()
+    for name, decision, reason in _entries(data, path):
+        if name in seen:
+            raise PlanError(f"{path}: names group '{name}' twice")
+        if name not in by_name:
+            raise PlanError(f"{path}: the model has no group '{name}'")
+        seen.add(name)
+        group = by_name.pop(name)
+        problem = refusal(group, decision, nodes, plan.model.opset, (*DECISIONS, OFF))
+        if problem is not None:
+            raise PlanError(f"{path}: {problem}")
+        group.apply = decision != OFF
+        if not group.apply:
+            continue
+        if decision != group.decision:
+            reason = f"the plan file says {decision}"
+        group.decision, group.reason = decision, reason or group.reason
+    if by_name:
+        raise PlanError(f"{path}: says nothing of group '{next(iter(by_name))}'")
+    _check_settled(plan, path)
+
+
+def _check_model(data: Mapping[str, Any], plan: Plan, path: Path) -> None:
     found = data.get("model")
     digest = found.get("sha256") if isinstance(found, Mapping) else None
     if digest != plan.model.fingerprint:
@@ -63,18 +87,6 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
             f"{path}: is the plan of another model ('{name}', {str(digest)[:12]}…), not of"
             f" {plan.model.path} ({plan.model.fingerprint[:12]}…)"
         )
-    by_name = {group.name: group for group in plan.groups}
-    seen: set[str] = set()
-    for name, decision, reason in _entries(data, path):
-        if name in seen:
-            raise PlanError(f"{path}: names group '{name}' twice")
-        if name not in by_name:
-            raise PlanError(f"{path}: the model has no group '{name}'")
-        seen.add(name)
-        _take_over(by_name.pop(name), decision, reason, plan, path)
-    if by_name:
-        raise PlanError(f"{path}: says nothing of group '{next(iter(by_name))}'")
-    _check_settled(plan, path)
 
 
 def _group(group: Group) -> dict[str, Any]:
@@ -113,23 +125,6 @@ def _entries(data: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, st
         # YAML reads a bare `off` as false.
         decision = OFF if entry["decision"] is False else str(entry["decision"])
         yield str(entry["name"]), decision, str(entry.get("reason", ""))
-
-
-def _take_over(group: Group, decision: str, reason: str, plan: Plan, path: Path) -> None:
-    group.apply = decision != OFF
-    if decision == OFF:
-        return
-    if decision not in DECISIONS:
-        allowed = ", ".join((*DECISIONS, OFF))
-        raise PlanError(
-            f"{path}: group '{group.name}': no decision '{decision}'; there are {allowed}"
-        )
-    why_not = impossible(group, plan) if decision == INT8 else None
-    if why_not is not None:
-        raise PlanError(f"{path}: group '{group.name}' cannot be {decision}: {why_not}")
-    if decision != group.decision:
-        reason = f"the plan file says {decision}"
-    group.decision, group.reason = decision, reason or group.reason
 
 
 def _check_settled(plan: Plan, path: Path) -> None:

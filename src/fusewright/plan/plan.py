@@ -12,6 +12,7 @@ from fusewright.graph.model import Model
 from fusewright.groups import KINDS, GroupKind
 
 INT8, FLOAT = "int8", "float"
+DECISIONS = (INT8, FLOAT)
 HEAVY_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention"})
 
 
