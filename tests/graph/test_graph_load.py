@@ -10,7 +10,7 @@ import pytest
 from building import Net, assert_equal, run
 from onnx import TensorProto, helper, numpy_helper
 
-from fusewright import RandomSamples, optimize
+from fusewright import RandomSamples, optimize, strip_qdq
 from fusewright.errors import ModelError
 from fusewright.graph import save as saving
 from fusewright.graph.convert import to_model, to_proto
@@ -160,6 +160,29 @@ def test_external_data_in_and_one_file_out(tmp_path: Path) -> None:
     assert onnx.load(out, load_external_data=False) == onnx.load(out)
     assert before.items() <= {p.name: p.read_bytes() for p in tmp_path.iterdir()}.items()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", "out.onnx", "weights.bin"]
+
+
+def test_every_tensor_in_external_data(tmp_path: Path) -> None:
+    """Saved with size_threshold=0: onnxruntime itself does not load such a Resize."""
+    net = Net()
+    x = net.op("Resize", net.input("x", 1, 4, 8, 8), None, [1.0, 1.0, 2.0, 2.0], mode="nearest")
+    proto, path = net.proto(net.conv(x, 4, 4)), tmp_path / "net.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="net.data", size_threshold=0)
+    result = optimize(path, tmp_path / "out.onnx", RandomSamples(2))
+    assert result.plan.counts() == {"ConvBN": 1}
+    assert not result.trace.undone()
+    assert_equal(onnx.load(path), strip_qdq(result.model))
+
+
+def test_standard_domain_spelled_out(tmp_path: Path) -> None:
+    net = Net()
+    proto, path = net.proto(net.op("Relu", net.conv(net.input("x", 1, 4, 8, 8), 4, 4))), "net.onnx"
+    proto.opset_import[0].domain = proto.graph.node[0].domain = "ai.onnx"
+    onnx.save(proto, tmp_path / path)
+    result = optimize(tmp_path / path, None, RandomSamples(2))
+    assert result.plan.counts() == {"ConvBNAct": 1}
+    assert [e.domain for e in result.model.opset_import] == ["", "fusewright"]
+    assert not result.trace.undone()
 
 
 def test_fingerprint_covers_external_data(tmp_path: Path) -> None:

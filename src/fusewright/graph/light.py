@@ -6,9 +6,12 @@ weights declared instead of stored that costs milliseconds, and the 2 GB limit i
 
 from __future__ import annotations
 
+import math
+
 import onnx
 
 _SMALL = 1024
+_FEW = 16
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -48,3 +51,9 @@ def with_weights(light: onnx.ModelProto, proto: onnx.ModelProto) -> onnx.ModelPr
 def is_heavy(tensor: onnx.TensorProto) -> bool:
     """Whether a stored tensor is left out of a light copy."""
     return tensor.ByteSize() > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def is_small_external(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor lies in another file although it may be a shape, scales or pads."""
+    few = math.prod(tensor.dims) <= _FEW
+    return few and tensor.data_location == onnx.TensorProto.EXTERNAL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def read_source(path: str | Path) -> Source:
     _check_external(proto, path)
     opset = _opset(proto, path)
     proto = _structure(proto)
-    renamed = _rename_repeated(proto.graph)
+    renamed = _rename(proto)
     names = tuple(n.name or (n.output[0] if n.output else n.op_type) for n in proto.graph.node)
     producers = {
         t: name for n, name in zip(proto.graph.node, names, strict=True) for t in n.output if t
@@ -88,7 +89,7 @@ def load_weights(source: Source) -> onnx.ModelProto:
         copy.CopyFrom(source.proto)
         return copy
     proto = onnx.load(str(source.path))
-    _rename_repeated(proto.graph)
+    _rename(proto)
     return proto
 
 
@@ -212,6 +213,31 @@ def _custom_ops(proto: onnx.ModelProto, opset: int) -> tuple[str, ...]:
         if unknown or node.domain not in RUNTIME_DOMAINS:
             found.add(f"{node.domain or 'ai.onnx'}::{node.op_type}")
     return tuple(sorted(found))
+
+
+def _rename(proto: onnx.ModelProto) -> bool:
+    """Gives what has two names, or shares one, its own; says whether there was any."""
+    spelled = _rename_standard_domain(proto)
+    return _rename_repeated(proto.graph) or spelled
+
+
+def _rename_standard_domain(proto: onnx.ModelProto) -> bool:
+    """Spells the standard domain as "", in place: onnx looks for imports by the spelling."""
+    found: list[Any] = [*proto.opset_import, *_with_inner(proto.graph.node)]
+    for function in proto.functions:
+        found += [*function.opset_import, *_with_inner(function.node)]
+    spelled = [one for one in found if one.domain == "ai.onnx"]
+    for one in spelled:
+        one.domain = ""
+    return bool(spelled)
+
+
+def _with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _with_inner(graph.node)
 
 
 def _rename_repeated(graph: onnx.GraphProto) -> bool:

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 from fusewright.errors import ModelError
 from fusewright.graph.clean import clean
 from fusewright.graph.convert import to_model, to_proto
+from fusewright.graph.light import is_small_external
 from fusewright.graph.load import Source, inline_functions, load_weights
 from fusewright.graph.model import Model
 from fusewright.graph.opset import INT8_OPSET, convert_opset
@@ -145,7 +146,10 @@ def is_plain(source: Source) -> bool:
     """Whether onnxruntime can be given the file as it is, to optimize or to run."""
     stored = {t.name for t in source.proto.graph.initializer}
     listed = any(v.name in stored for v in source.proto.graph.input)
-    return source.on_disk and not source.proto.functions and not listed and not source.custom
+    # Exporters that move every tensor out: onnxruntime infers no shapes from external scales.
+    scattered = any(is_small_external(t) for t in source.proto.graph.initializer)
+    whole = source.on_disk and not source.proto.functions and not scattered
+    return whole and not listed and not source.custom
 
 
 def plain(source: Source) -> onnx.ModelProto:
