@@ -50,6 +50,24 @@ def test_each_group_is_one_call_and_the_model_the_same() -> None:
     assert [n.op_type for n in collapsed.graph.node if n.domain != DOMAIN] == ["Flatten"]
 
 
+@pytest.mark.parametrize("before", ["Relu", "Identity"])
+def test_a_tensor_that_is_input_and_skip_is_one_input_of_the_call(before: str) -> None:
+    def build(net: Net) -> str:
+        x = net.op(before, net.conv(net.input("x", 1, 4, 8, 8), 4, 4))
+        if before == "Relu":  # conv(x) + x
+            return net.op("Add", net.conv(x, 4, 4, name="group"), x)
+        return net.op("Add", net.op("Relu", x), x, name="group")  # act(x) + x
+
+    proto, plan = _proto(build)
+    group = plan.group("group")
+    (call,) = [n for n in _collapsed(plan).graph.node if n.name == group.name]
+    assert len(group.inputs) == len(set(group.inputs)) == 1
+    assert group.inputs_to_quantize == (0,)
+    assert tuple(call.input[:1]) == group.inputs
+    assert len(call.input) == 1 + len(group.parameters)
+    assert_equal(proto, _collapsed(plan))
+
+
 def test_one_body_per_structure() -> None:
     _, plan = _proto(_blocks)
     collapsed = _collapsed(plan)

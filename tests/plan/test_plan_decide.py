@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from building import Net
-from planning import plan_of
+from planning import DIGITS, plan_of
 
+import fusewright
 from fusewright.errors import PlanError, UsageError
 from fusewright.plan.decide import Rules, decide, impossible
 from fusewright.plan.plan import FLOAT, INT8, Plan, node_index
@@ -56,6 +57,13 @@ EXCLUDED = {
 @pytest.mark.parametrize(("patterns", "expected"), EXCLUDED.values(), ids=list(EXCLUDED))
 def test_exclude(patterns: tuple[str, ...], expected: set[str]) -> None:
     assert _float(Rules(exclude=patterns)) == expected | {"pool"}
+
+
+def test_exclude_by_an_operator_that_was_normalized_away() -> None:
+    plan = fusewright.inspect(DIGITS, exclude=("op:Gemm", "op:BatchNorm*"))
+    assert {g.name: g.reason for g in plan.groups}["/fc/Gemm"] == "excluded by 'op:Gemm'"
+    kept = [g.kind for g in plan.groups if g.reason == "excluded by 'op:BatchNorm*'"]
+    assert len(kept) == 8
 
 
 def test_reason_cites_the_first_pattern_that_matches() -> None:

@@ -24,6 +24,7 @@ class Model:
         frozen: names of nodes that no rewrite may touch: custom operators and what follows them.
         fingerprint: SHA-256 of the file (and of its external data).
         notes: what the user should know of how the file was read.
+        file_ops: operator type of each node of the input file, by its name there.
     """
 
     path: Path
@@ -33,6 +34,7 @@ class Model:
     frozen: frozenset[str] = frozenset()
     fingerprint: str = ""
     notes: list[str] = field(default_factory=list)
+    file_ops: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def opset(self) -> int:

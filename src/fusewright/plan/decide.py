@@ -160,12 +160,18 @@ def _contract(group: Group) -> str:
 def _matching(plan: Plan, patterns: Sequence[str], option: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for pattern in patterns:
-        hits = [g for g in plan.groups if _matches(pattern, (*g.ops, g.kind), (g.name, *g.nodes))]
+        hits = [g for g in plan.groups if _matches(pattern, _types(g, plan), (g.name, *g.nodes))]
         if not hits and not any(_matches(pattern, (u.op,), (u.name,)) for u in plan.unclaimed):
             raise UsageError(f"{option} '{pattern}' matches no group, node or operator")
         for group in hits:
             found.setdefault(id(group), pattern)
     return found
+
+
+def _types(group: Group, plan: Plan) -> tuple[str, ...]:
+    """Operator types of a group, normalized and as the file has them (a Gemm became a MatMul)."""
+    written = (plan.model.file_ops[name] for name in group.nodes if name in plan.model.file_ops)
+    return (*group.ops, group.kind, *written)
 
 
 def _matches(pattern: str, types: Sequence[str], names: Sequence[str]) -> bool:

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.collector import without_gc
 from fusewright.graph.model import Model
-from fusewright.graph.walk import levels, producer
+from fusewright.graph.walk import STANDARD_DOMAINS, levels, producer
 from fusewright.groups import CATALOGUE, GroupKind
 from fusewright.match.matcher import Match, Matcher, Miss
 from fusewright.match.pattern import root_types
@@ -106,16 +106,19 @@ def _to_group(kind: GroupKind, match: Match, search: _Search) -> Group:
         suffix += 1
         number = f"{name}_{suffix}"
     search.names.add(number)
+    # conv(x) + x reads one tensor: one input of the call.
+    read = [match.tensors[n].name for n in kind.inputs]
+    inputs = tuple(dict.fromkeys(read))
     return Group(
         kind=kind.kind,
         name=number,
         nodes=tuple(origins),
-        inputs=tuple(match.tensors[n].name for n in kind.inputs),
+        inputs=inputs,
         parameters={n: match.tensors[n].name for n in kind.parameters if n in match.tensors},
         output=match.output.name,
         members=tuple(node.name for node in members),
         ops=tuple(dict.fromkeys(node.op for node in members)),
-        inputs_to_quantize=tuple(sorted(kind.inputs_to_quantize)),
+        inputs_to_quantize=tuple(sorted({inputs.index(read[i]) for i in kind.inputs_to_quantize})),
     )
 
 
@@ -125,7 +128,11 @@ def _unclaimed(
     graph, found = search.model.graph, []
     reasons = {miss.node: miss for miss in known}
     for node in graph.nodes:
-        if node.op in HEAVY_OPS and node.name in search.model.frozen:
+        if node.domain not in STANDARD_DOMAINS and node.op.endswith(tuple(HEAVY_OPS)):
+            # FusedConv and the like are what onnxruntime's own optimizer leaves in a file.
+            other = f"an operator of '{node.domain}'; groups are of standard ones"
+            found.append(Unclaimed(node.op, _file_name(node, search.model), other))
+        elif node.op in HEAVY_OPS and node.name in search.model.frozen:
             behind = "behind a custom operator that onnxruntime cannot run"
             found.append(Unclaimed(node.op, _file_name(node, search.model), behind))
         elif node.op in HEAVY_OPS and id(node) not in search.claimed:
