@@ -73,7 +73,8 @@ NO_GEMM = {
         lambda n: n.op("Gemm", n.input("x", 3, 5), n.input("w", 5, 7)), "the computed weight 'w'"
     ),
     "stored input": Row(
-        lambda n: n.op("Gemm", n.draw(3, 5), n.op("Exp", n.input("w", 5, 7))), "found a constant"
+        lambda n: n.op("Gemm", n.draw(3, 5), n.op("Exp", n.input("w", 5, 7))),
+        "a stored first operand",
     ),
 }
 

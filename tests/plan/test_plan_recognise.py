@@ -80,6 +80,19 @@ UNCLAIMED = {
         "Gemm",
         "the computed weight 'Exp_1_y'",
     ),
+    "Gemm with a stored first operand": (
+        lambda n: n.op("Gemm", n.draw(3, 5), n.op("Exp", n.input("w", 5, 7))),
+        "Gemm",
+        "a stored first operand",
+    ),
+    # What onnxruntime's extended optimizations leave in a file.
+    "FusedConv": (
+        lambda n: n.op(
+            "FusedConv", _x(n), n.draw(6, 4, 3, 3), domain="com.microsoft", activation="Relu"
+        ),
+        "FusedConv",
+        "an operator of 'com.microsoft'",
+    ),
     "ConvTranspose with a computed weight": (
         lambda n: n.op("ConvTranspose", _x(n), n.op("Exp", n.input("w", 4, 6, 3, 3))),
         "ConvTranspose",

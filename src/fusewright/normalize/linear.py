@@ -19,6 +19,8 @@ def _from_gemm(match: Match, edit: Edit) -> str | None:
     if attribute(node, "transA", edit.opset):
         return "a transposed input"
     w, c = match.tensors["w"], match.tensors.get("c")
+    if is_constant(match.tensors["x"]):
+        return "a stored first operand"
     if not is_constant(w):
         return f"the computed weight '{w.name}'"
     alpha, beta = (attribute(node, name, edit.opset) for name in ("alpha", "beta"))
@@ -87,7 +89,11 @@ RULES = (
     Rule(
         "GemmToMatMul",
         "Gemm(x, W, b) → x·W + b",
-        op("Gemm", var("x"), one_of(Const("w"), Var("w")), optional(one_of(Const("c"), Var("c")))),
+        op(
+            "Gemm",
+            *(one_of(Const(n), Var(n)) for n in "xw"),
+            optional(one_of(Const("c"), Var("c"))),
+        ),
         _from_gemm,
     ),
     Rule(
