@@ -35,6 +35,7 @@ class Source:
     Attributes:
         proto: the file's structure; its weights are named and typed, not held.
         names: for each node its name, or its first output where it has none.
+        ops: for each node its operator type.
         producers: tensor name → name of the node that writes it.
         custom: operators that onnxruntime does not have, as `domain::op`.
         on_disk: whether `proto` is what the file holds; not so where Q/DQ pairs were taken out, or
@@ -46,6 +47,7 @@ class Source:
     proto: onnx.ModelProto
     opset: int
     names: tuple[str, ...]
+    ops: tuple[str, ...]
     producers: dict[str, str]
     custom: tuple[str, ...]
     on_disk: bool = True
@@ -78,8 +80,9 @@ def read_source(path: str | Path) -> Source:
     producers = {
         t: name for n, name in zip(proto.graph.node, names, strict=True) for t in n.output if t
     }
+    ops = tuple(node.op_type for node in proto.graph.node)
     custom = _custom_ops(proto, opset)
-    return Source(path, proto, opset, names, producers, custom, on_disk=not renamed)
+    return Source(path, proto, opset, names, ops, producers, custom, on_disk=not renamed)
 
 
 def load_weights(source: Source) -> onnx.ModelProto:

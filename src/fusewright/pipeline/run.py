@@ -136,8 +136,7 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
     source, trace = preparation.source, preparation.trace
     model = preparation.run((*RULES, POOL_HEAD) if options.pool_head else RULES)
     model.fingerprint = fingerprint(source.path, source.proto)
-    types = (node.op_type for node in source.proto.graph.node)
-    model.file_ops = dict(zip(source.names, types, strict=True))
+    model.file_ops = dict(zip(source.names, source.ops, strict=True))
     if source.custom:
         model.notes.append(
             f"left alone: custom operators {', '.join(source.custom)} and what depends on them"
