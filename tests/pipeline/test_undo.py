@@ -104,8 +104,8 @@ def test_two_wrong_rules_are_both_found(tmp_path: Path) -> None:
 
 
 def _spoiled(clean: Callable[..., onnx.ModelProto]) -> Callable[..., onnx.ModelProto]:
-    def wrong(source: object) -> onnx.ModelProto:
-        proto = clean(source)
+    def wrong(source: object, workspace: object) -> onnx.ModelProto:
+        proto = clean(source)  # without the workspace: its weights are at hand
         for tensor in proto.graph.initializer:
             array = onnx.numpy_helper.to_array(tensor)
             if array.ndim == 4:

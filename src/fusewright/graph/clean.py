@@ -6,7 +6,7 @@ by name: fusing is what the later stages do, where each step is recognised and p
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 from pathlib import Path
 
 import onnx
@@ -15,6 +15,7 @@ import onnxruntime as ort
 from fusewright.errors import ModelError
 from fusewright.graph.half import remove_inserted_casts
 from fusewright.graph.session import first_line, session_options
+from fusewright.graph.workspace import Workspace
 
 _IN_ONE_FILE = 1 << 30
 # Everything at the basic level that merges operators, moves transposes, or touches Q/DQ.
@@ -40,16 +41,19 @@ LEFT_OUT = (
 )
 
 
-def clean(source: onnx.ModelProto | Path) -> onnx.ModelProto:
+def clean(source: onnx.ModelProto | Path, workspace: Workspace | None = None) -> onnx.ModelProto:
     """Runs the optimizer over a model (a proto, or a path) and returns what it wrote.
+
+    With a workspace the weights stay there, and the proto refers to them.
 
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    with tempfile.TemporaryDirectory(prefix="fusewright-") as folder:
-        written = Path(folder) / "clean.onnx"
+    with contextlib.closing(Workspace()) as own:
+        folder = (workspace or own).folder
+        written = folder / "clean.onnx"
         options.optimized_model_filepath = str(written)
         options.add_session_config_entry(
             "session.optimized_model_external_initializers_file_name", "clean.weights"
@@ -58,7 +62,7 @@ def clean(source: onnx.ModelProto | Path) -> onnx.ModelProto:
             "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
         )
         if isinstance(source, onnx.ModelProto):
-            source = _written(source, Path(folder))
+            source = _written(source, own.folder)
         try:
             ort.InferenceSession(
                 str(source),
@@ -68,7 +72,7 @@ def clean(source: onnx.ModelProto | Path) -> onnx.ModelProto:
             )
         except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
-        proto = onnx.load(str(written))
+        proto = onnx.load(str(written), load_external_data=workspace is None)
     remove_inserted_casts(proto)
     used = {n.domain for n in _all_nodes(proto.graph)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]

@@ -13,20 +13,25 @@ from fusewright.graph.load import Source
 from fusewright.graph.model import Model, trace_origins
 from fusewright.graph.shapes import infer_shapes
 from fusewright.graph.walk import toposort
+from fusewright.graph.workspace import Workspace, refer_to
 
 # graphsurgeon prints its warnings to stdout, where a pipeline expects our output.
 G_LOGGER.severity = G_LOGGER.ERROR
 
 
-def to_model(proto: onnx.ModelProto, source: Source) -> Model:
+def to_model(proto: onnx.ModelProto, source: Source, workspace: Workspace | None = None) -> Model:
     """Imports a cleaned proto: types inferred, nodes named and sorted, constants as constants.
 
     Args:
         proto: what became of the file so far, local functions inlined.
         source: the file, whose names the nodes are traced back to.
+        workspace: where the weights lie that the proto only refers to.
     """
     with without_gc():
-        return _to_model(proto, source)
+        model = _to_model(proto, source)
+        if workspace is not None:
+            refer_to(model.graph, workspace)
+    return model
 
 
 def _to_model(proto: onnx.ModelProto, source: Source) -> Model:

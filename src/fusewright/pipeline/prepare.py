@@ -15,6 +15,7 @@ from fusewright.graph.load import Source, inline_functions, load_weights
 from fusewright.graph.model import Model
 from fusewright.graph.opset import INT8_OPSET, convert_opset
 from fusewright.graph.runnable import out_of_reach, runnable_part
+from fusewright.graph.workspace import Workspace
 from fusewright.match.matcher import Miss
 from fusewright.normalize import RULES, Outcome, Rule, normalize
 from fusewright.pipeline.proof import Proof
@@ -24,14 +25,22 @@ from fusewright.pipeline.trace import Trace
 class Preparation:
     """Carries one model from its file to the normalized graph."""
 
-    def __init__(self, source: Source, trace: Trace, proof: Proof | None = None) -> None:
+    def __init__(
+        self,
+        source: Source,
+        trace: Trace,
+        proof: Proof | None = None,
+        workspace: Workspace | None = None,
+    ) -> None:
         """Without a `proof` nothing is run: that is what `inspect` does.
 
-        `normalized` then holds what was proven last, for a proof that continues from there.
+        With a `workspace` the weights stay in its files. `normalized` holds what was proven last,
+        for a proof that continues from there.
         """
         self.source, self.trace, self.proof = source, trace, proof
         self.misses: list[Miss] = []
         self.normalized: onnx.ModelProto | None = None
+        self.workspace = workspace
 
     def run(self, rules: Sequence[Rule] = RULES) -> Model:
         """Returns the normalized model.
@@ -45,6 +54,7 @@ class Preparation:
             details.append(f"{len(self.source.names)} → {len(proto.graph.node)} nodes")
         with self.trace.stage("normalize") as details:
             model, outcomes = self._normalized(proto, rules)
+            model.sort(self.source.names)
             self._record(outcomes)
             count = sum(len(outcome.applied) for outcome in outcomes)
             details.append(f"{count} rewrites, {len(model.graph.nodes)} nodes")
@@ -55,7 +65,7 @@ class Preparation:
         if source.custom:
             proto = _folded(source)
         else:
-            proto = clean(source.path if is_plain(source) else plain(source))
+            proto = clean(source.path if is_plain(source) else plain(source), self.workspace)
         if not self._holds("clean", lambda: plain(source), proto):
             self._undo("clean", "onnxruntime's optimizer", "kept the file's own nodes")
             proto = plain(source)
@@ -109,7 +119,7 @@ class Preparation:
         return culprits
 
     def _imported(self, proto: onnx.ModelProto) -> Model:
-        model = to_model(proto, self.source)
+        model = to_model(proto, self.source, self.workspace)
         lost = out_of_reach(model.graph, frozenset(self.source.custom))
         model.frozen = frozenset(node.name for node in lost)
         return model

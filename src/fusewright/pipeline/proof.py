@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import onnx
 
@@ -27,16 +28,21 @@ class Proof:
     Attributes:
         start: runs the original on the first samples; called when it is first needed.
         strict: a failed proof is an error.
-        by_regions: the graph is too large to run whole; each stage is proven against the one
-            before it, region by region.
+        regions_in: set where the graph is too large to run whole: each stage is then proven
+            against the one before it, region by region, with the weights that lie in this folder.
         results: comparison by stage.
     """
 
     start: Callable[[], Reference]
     trace: Trace
     strict: bool = False
-    by_regions: bool = False
+    regions_in: Path | None = None
     results: dict[str, Comparison] = field(default_factory=dict)
+
+    @property
+    def by_regions(self) -> bool:
+        """Whether stages are proven region by region."""
+        return self.regions_in is not None
 
     @cached_property
     def reference(self) -> Reference:
@@ -49,8 +55,8 @@ class Proof:
         """Whether `after` computes what the original (and `before`) does, within `TOLERANCE`."""
         label = f"{stage} {name}".strip()
         try:
-            if self.by_regions:
-                comparison = compare_by_regions(before, after)
+            if self.regions_in is not None:
+                comparison = compare_by_regions(before, after, self.regions_in)
             else:
                 comparison = self.reference.compare(after)
         except ModelError as error:

@@ -13,6 +13,7 @@ from fusewright.errors import DataError, PlanError
 from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source, fingerprint, read_source
 from fusewright.graph.save import check_output, save
+from fusewright.graph.workspace import Workspace, embed
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
 from fusewright.pipeline.options import FP32, Options
@@ -111,18 +112,26 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
         samples = open_samples(calibration, source.interface.inputs, options.images)
         feeds = samples.take(min(options.verify_samples, options.samples or options.verify_samples))
         large = len(source.names) > WHOLE_UP_TO
-        proof = Proof(lambda: _reference(source, feeds), trace, options.strict, by_regions=large)
+        workspace = Workspace()
+        proof = Proof(
+            lambda: _reference(source, feeds, workspace),
+            trace,
+            options.strict,
+            workspace.folder if large else None,
+        )
         if not large:
             _ = proof.reference
         details.append(f"{len(source.names)} nodes, opset {source.opset}")
         if source.custom:
             details.append(f"left alone: {', '.join(source.custom)} and what follows")
-    return Job(source, samples, options, trace, proof)
+    return Job(source, samples, options, trace, proof, workspace=workspace)
 
 
-def _reference(source: Source, feeds: list[dict[str, np.ndarray]]) -> Reference:
+def _reference(
+    source: Source, feeds: list[dict[str, np.ndarray]], workspace: Workspace
+) -> Reference:
     original = source.path if is_plain(source) else runnable(plain(source), source)
-    return Reference(original, feeds)
+    return Reference(original, feeds, workspace.folder)
 
 
 def make_plan(preparation: Preparation, options: Options) -> Plan:
@@ -162,7 +171,7 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
 
 
 def _plan(job: Job) -> Plan:
-    preparation = Preparation(job.source, job.trace, job.proof)
+    preparation = Preparation(job.source, job.trace, job.proof, job.workspace)
     plan = make_plan(preparation, job.options)
     job.flat = preparation.normalized
     return plan
@@ -177,6 +186,7 @@ def finish(plan: Plan, job: Job, target: Path | None) -> Result:
         ranges = measure_ranges(plan, placement, job)
         proto = quantize(plan, placement, ranges, groups, job)
     samples = 0 if ranges is None else ranges.samples
+    proto = embed(proto, job.workspace)
     stamp(proto, job.source.proto, plan, job.options, samples)
     if target is not None:
         with job.trace.stage("write"):

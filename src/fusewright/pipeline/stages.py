@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from dataclasses import dataclass, field
 
 import onnx
 
@@ -13,6 +11,7 @@ from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source
 from fusewright.graph.save import save
+from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import Proof
@@ -31,6 +30,7 @@ class Job:
 
     Attributes:
         flat: the normalized model as it was proven, where the next proof continues from it.
+        workspace: where the weights lie.
     """
 
     source: Source
@@ -39,6 +39,7 @@ class Job:
     trace: Trace
     proof: Proof
     flat: onnx.ModelProto | None = None
+    workspace: Workspace = field(default_factory=Workspace)
 
 
 def collapse_float(plan: Plan, job: Job) -> tuple[list[Group], onnx.ModelProto]:
@@ -80,9 +81,8 @@ def measure_ranges(plan: Plan, placement: Placement, job: Job) -> Ranges:
     """Calibrates every scale of the placement on the flat float model."""
     total, limit = job.samples.total, job.options.samples
     expected = limit if total is None else min(total, limit or total)
-    with job.trace.stage("calibrate") as details, TemporaryDirectory(prefix="fusewright-") as tmp:
-        # Through a file: the weights need not be in this process while the samples run.
-        flat = Path(tmp) / "flat.onnx"
+    with job.trace.stage("calibrate") as details:
+        flat = job.workspace.folder / "flat.onnx"
         save(_exposed(runnable(to_proto(plan.model.graph), job.source), placement), flat)
         ranges = calibrate(
             flat,

@@ -84,16 +84,22 @@ class Comparison:
 class Reference:
     """What the original computes on a few samples; rewrites are compared with it."""
 
-    def __init__(self, model: onnx.ModelProto | Path, feeds: Sequence[Feed]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto | Path, feeds: Sequence[Feed], folder: Path | None = None
+    ) -> None:
         """Runs `model`, optimizations off, once.
+
+        `folder` holds the weights that models refer to.
 
         Raises:
             DataError: there is no sample.
         """
         if not feeds:
             raise DataError("no sample to verify with")
-        self.feeds = list(feeds)
-        self.names, self.outputs = _run_all(model, self.feeds)
+        self.feeds, self.folder = list(feeds), folder
+        session = _open(model, folder)
+        self.names = [output.name for output in session.get_outputs()]
+        self.outputs = [run_session(session, feed, self.names) for feed in self.feeds]
 
     def compare(self, model: onnx.ModelProto | Path) -> Comparison:
         """Runs a rewritten model on the same samples.
@@ -102,7 +108,8 @@ class Reference:
             ModelError: onnxruntime cannot load it, or it fails on samples that the original takes.
         """
         try:
-            _, outputs = _run_all(model, self.feeds, self.names)
+            session = _open(model, self.folder)
+            outputs = [run_session(session, feed, self.names) for feed in self.feeds]
         except DataError as error:
             raise ModelError(
                 f"the original runs on the samples, this model not: {error}"
@@ -202,22 +209,15 @@ class _Distance:
         return OutputError(self.name, relative, is_broken=self.broken)
 
 
-def _run_all(
-    model: onnx.ModelProto | Path, feeds: Sequence[Feed], names: Sequence[str] | None = None
-) -> tuple[list[str], list[list[np.ndarray]]]:
-    session = _open(model)
-    wanted = list(names) if names is not None else [o.name for o in session.get_outputs()]
-    return wanted, [run_session(session, feed, wanted) for feed in feeds]
-
-
-def _open(model: onnx.ModelProto | Path) -> ort.InferenceSession:
+def _open(model: onnx.ModelProto | Path, folder: Path | None = None) -> ort.InferenceSession:
     if isinstance(model, Path):
         return open_session(model)
-    with tempfile.TemporaryDirectory(prefix="fusewright-") as folder:
+    with tempfile.TemporaryDirectory(prefix="verify-", dir=folder) as own:
         # Through a file: from bytes, the weights would be in memory twice more while it loads.
-        path = Path(folder) / "model.onnx"
+        # Beside the weights it refers to: onnxruntime maps them, and copies nothing.
+        path = (folder or Path(own)) / "verify.onnx"
         if model.ByteSize() < _IN_ONE_FILE:
             path.write_bytes(model.SerializeToString())
         else:
-            onnx.save(model, str(path), save_as_external_data=True, location="model.weights")
+            onnx.save(model, str(path), save_as_external_data=True, location="verify.weights")
         return open_session(path)

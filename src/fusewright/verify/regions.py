@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -64,24 +65,31 @@ class _Region:
     outputs: list[str]
 
 
-def compare_by_regions(before: onnx.ModelProto, after: onnx.ModelProto) -> Comparison:
+def compare_by_regions(
+    before: onnx.ModelProto, after: onnx.ModelProto, folder: Path | None = None
+) -> Comparison:
     """The worst error among the regions in which two models differ.
+
+    Args:
+        before: the model as it was.
+        after: the rewritten one, with the same names where a tensor is the same.
+        folder: where the weights lie that the models refer to.
 
     Raises:
         ModelError: a region cannot be run: a shape is unknown, or onnxruntime refuses it.
     """
     with without_gc():
-        return Comparison((_worst(before, after),))
+        return Comparison((_worst(before, after, folder),))
 
 
-def _worst(before: onnx.ModelProto, after: onnx.ModelProto) -> OutputError:
+def _worst(before: onnx.ModelProto, after: onnx.ModelProto, folder: Path | None) -> OutputError:
     old, new = _Side.of(before), _Side.of(after)
     shapes = _shapes(before) | _shapes(after)
     statements: dict[Hashable, _Statement] = {}
     proven: set[Hashable] = set()
     worst = OutputError("nothing changed", 0.0)
     for region in _regions(old, new):
-        draft = _Draft(old, new, shapes)
+        draft = _Draft(old, new, shapes, folder)
         structure = draft.structure(region)
         statement = None if draft.has_changed_weights else (structure, draft.sizes())
         if statement in proven:
@@ -208,8 +216,10 @@ class _Statement:
 class _Draft:
     """One region written without its names: tensors and weights are numbered as they appear."""
 
-    def __init__(self, old: _Side, new: _Side, shapes: dict[str, TensorSpec]) -> None:
-        self.old, self.new, self.shapes = old, new, shapes
+    def __init__(
+        self, old: _Side, new: _Side, shapes: dict[str, TensorSpec], folder: Path | None
+    ) -> None:
+        self.old, self.new, self.shapes, self.folder = old, new, shapes, folder
         self.has_changed_weights = False
         self._number: dict[tuple[str, str], str] = {}
         self._weights: dict[str, onnx.TensorProto] = {}
@@ -233,7 +243,10 @@ class _Draft:
             outputs = [self._name("", name) for name in node.output]
             self._nodes[tag].append((node, inputs, outputs))
             key.append((node.op_type, node.domain, tuple(_attributes(node)), *inputs, "", *outputs))
-        stored = [(n, t.data_type, len(t.dims), _content(t)) for n, t in self._weights.items()]
+        stored = [
+            (n, t.data_type, len(t.dims), _content(t, self.folder))
+            for n, t in self._weights.items()
+        ]
         return tuple(key), tuple(stored)
 
     def _input(self, tag: str, side: _Side, name: str) -> str:
@@ -262,7 +275,7 @@ class _Draft:
 
     def feed(self) -> dict[str, np.ndarray]:
         """The region's own weights, and random activations."""
-        feed = {number: _array(tensor) for number, tensor in self._weights.items()}
+        feed = {number: _array(tensor, self.folder) for number, tensor in self._weights.items()}
         for i, (name, number) in enumerate(self._activations()):
             feed[number] = _random(self._shape(name) or (), self.shapes[name].dtype.str, i)
         return feed
@@ -301,9 +314,9 @@ class _Draft:
             )
         read = {i for _, inputs, _ in self._nodes[tag] for i in inputs} | set(self._outputs)
         for number, tensor in self._weights.items():
-            if number in read and _content(tensor) is not None:
-                model.graph.initializer.append(tensor)
-                model.graph.initializer[-1].name = number
+            if number in read and _content(tensor, self.folder) is not None:
+                array = _array(tensor, self.folder)
+                model.graph.initializer.append(onnx.numpy_helper.from_array(array, number))
             elif number in read:
                 model.graph.input.append(_declared(number, tensor.data_type, len(tensor.dims)))
         for name, number in self._activations():
@@ -325,20 +338,20 @@ def _random(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
     return np.asarray(drawn).astype(dtype)
 
 
-def _array(tensor: onnx.TensorProto) -> np.ndarray:
+def _array(tensor: onnx.TensorProto, folder: Path | None) -> np.ndarray:
     # Tens of thousands of small weights: onnx's own conversion takes ten times as long.
     if tensor.data_type == onnx.TensorProto.FLOAT and tensor.raw_data:
         return np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
-    array: np.ndarray = onnx.numpy_helper.to_array(tensor)
+    array: np.ndarray = onnx.numpy_helper.to_array(tensor, str(folder or ""))
     return array
 
 
-def _content(tensor: onnx.TensorProto) -> bytes | None:
+def _content(tensor: onnx.TensorProto, folder: Path | None) -> bytes | None:
     """Integers (shapes, axes) belong to the structure; float weights are fed."""
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     if tensor.data_type in floats:
         return None
-    return bytes(onnx.numpy_helper.to_array(tensor).tobytes())
+    return bytes(_array(tensor, folder).tobytes())
 
 
 def _declared(name: str, kind: int, rank: int) -> onnx.ValueInfoProto:

@@ -1,0 +1,62 @@
+"""A folder for one job: the weights lie in it once, and every model on the way refers to them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx.external_data_helper import load_external_data_for_model
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+
+class Workspace:
+    """A temporary folder that goes when nothing refers to it any more, or the process ends."""
+
+    def __init__(self) -> None:
+        """Makes the folder."""
+        self.folder = Path(tempfile.mkdtemp(prefix="fusewright-"))
+        self._end = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def close(self) -> None:
+        """Removes the folder now."""
+        self._end()
+
+
+class StoredValues(LazyValues):  # type: ignore[misc]
+    """Values of a weight that lies in a workspace; graphsurgeon exports the reference as it is."""
+
+    def __init__(self, tensor: onnx.TensorProto, workspace: Workspace) -> None:
+        """Keeps the workspace alive."""
+        super().__init__(tensor)
+        self.workspace = workspace
+
+    def load(self) -> np.ndarray:
+        """Reads the array; nothing is kept."""
+        return np.array(onnx.numpy_helper.to_array(self.tensor, str(self.workspace.folder)))
+
+
+def refer_to(graph: gs.Graph, workspace: Workspace) -> None:
+    """Lets the constants of an imported graph read what lies in the workspace."""
+    for tensor in graph.tensors().values():
+        held = tensor._values if isinstance(tensor, gs.Constant) else None
+        if isinstance(held, LazyValues) and is_external(held.tensor):
+            tensor._values = StoredValues(held.tensor, workspace)
+            # A changed value is stored in the model itself.
+            tensor.data_location = None
+
+
+def is_external(tensor: onnx.TensorProto) -> bool:
+    """Whether the values lie in another file."""
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
+
+
+def embed(proto: onnx.ModelProto, workspace: Workspace) -> onnx.ModelProto:
+    """Puts the weights of the workspace into the model, in place."""
+    if any(is_external(tensor) for tensor in proto.graph.initializer):
+        load_external_data_for_model(proto, str(workspace.folder))
+    return proto
