@@ -56,6 +56,13 @@ def test_toposort_keeps_file_order_among_the_ready() -> None:
     assert [n.name for n in toposort(nodes)] == [f"n{i}" for i in range(5)]
 
 
+def test_toposort_moves_only_what_must_move() -> None:
+    """Two chains one after the other, and the first node of the first chain at the end."""
+    first, second = _chain(3), _chain(3)
+    given = [*first[1:], *second, first[0]]
+    assert [id(n) for n in toposort(given)] == [id(n) for n in (*second, *first)]
+
+
 def test_toposort_names_a_node_of_the_cycle() -> None:
     first, *_, last = nodes = _chain(3)
     first.inputs = [last.outputs[0]]

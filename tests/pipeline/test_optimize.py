@@ -326,6 +326,22 @@ def test_apply_refuses_a_model_that_has_changed(model: Path) -> None:
         apply(plan, None, DATA)
 
 
+def test_groups_and_nodes_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
+    net = Net()
+    x = net.input("x", 1, 4, 8, 8)
+    branches = [net.op("Relu", net.conv(x, 4, 4, name=f"c{i}"), name=f"r{i}") for i in range(4)]
+    head = net.op("Gemm", net.op("Flatten", branches[0]), net.draw(256, 3), name="head")
+    tail = net.conv(net.op("HardSwish", branches[1]), 4, 4, name="tail")
+    path, out = tmp_path / "net.onnx", tmp_path / "out.onnx"
+    onnx.save(net.proto(head, tail, *branches[2:]), path)
+    expected = ["c0", "c1", "c2", "c3", "head", "tail"]
+    assert [group.name for group in inspect(path).groups] == expected
+    for flat in (False, True):
+        made = optimize(path, out, DATA, flat=flat).model
+        assert [group.name for group in inspect(out).groups] == expected
+        assert [n.name for n in made.graph.node if n.name in expected] == expected
+
+
 def test_compare_of_the_result(model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     optimize(model, out, DATA)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.session import TensorSpec
+from fusewright.graph.walk import toposort
 
 
 @dataclass
@@ -51,6 +52,21 @@ class Model:
         for node in nodes:
             merged.update(dict.fromkeys(self.origins.get(node.name, ())))
         self.origins[into.name] = tuple(merged)
+
+    def sort(self, names: Sequence[str]) -> None:
+        """Brings the nodes into the order of the file as far as their inputs allow.
+
+        onnxruntime's optimizer turns parallel branches round.
+
+        Args:
+            names: of the file's nodes, in its order.
+        """
+        index = {name: i for i, name in enumerate(names)}
+        place, latest = {}, 0
+        for node in self.graph.nodes:
+            latest = min((index[o] for o in self.origin(node) if o in index), default=latest)
+            place[id(node)] = latest
+        self.graph.nodes = toposort(sorted(self.graph.nodes, key=lambda node: place[id(node)]))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ gs.Tensor compares by name and gs.Node by content, so identity (`is`, `id`) is u
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -112,7 +112,7 @@ def reads(node: gs.Node) -> Iterator[gs.Tensor]:
 
 
 def toposort(nodes: Iterable[gs.Node]) -> list[gs.Node]:
-    """Nodes in an order where each follows its producers; a sorted list stays as it is.
+    """Nodes in an order where each follows its producers, else as near as can be to the given one.
 
     Iterative: graphsurgeon's own sort recurses and fails on a few thousand badly ordered nodes.
 
@@ -130,15 +130,15 @@ def toposort(nodes: Iterable[gs.Node]) -> list[gs.Node]:
         waiting[i] = len(sources)
         for source in sources:
             followers[source].append(i)  # type: ignore[index]
-    ready = deque(i for i, count in enumerate(waiting) if not count)
+    ready = [i for i, count in enumerate(waiting) if not count]  # ascending: a heap
     order: list[gs.Node] = []
     while ready:
-        i = ready.popleft()
+        i = heappop(ready)
         order.append(nodes[i])
         for follower in followers[i]:
             waiting[follower] -= 1
             if not waiting[follower]:
-                ready.append(follower)
+                heappush(ready, follower)
     if len(order) < len(nodes):
         stuck = next(nodes[i] for i, count in enumerate(waiting) if count)
         raise ValueError(f"the graph has a cycle through node '{stuck.name}'")

@@ -38,6 +38,7 @@ class Edit:
     """What a rewrite works with: the model, and fresh names."""
 
     model: Model
+    _wanted: dict[int, tuple[gs.Node, str]] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> Names:
@@ -62,11 +63,19 @@ class Edit:
         return self.constant(f"{old.name}_folded", array)
 
     def replace(self, match: Match, new: Sequence[gs.Node]) -> None:
-        """Puts `new` in the place of the matched nodes; its last node writes their output."""
+        """Puts `new` in the place of the matched nodes; its last node writes their output.
+
+        A new node that was to be called like one of the old ones now is.
+        """
         output = match.output
         taken, old_ids = {id(n) for n in new}, {id(n) for n in match.nodes}
         old = [n for n in match.nodes if id(n) not in taken]
+        freed = {n.name for n in old}
         for node in new:
+            _, wanted = self._wanted.pop(id(node), (node, node.name))
+            if wanted in freed:
+                freed.remove(wanted)
+                node.name = wanted
             self.model.merge_origins(node, match.nodes)
         for node in old:
             detach(node)
@@ -82,9 +91,11 @@ class Edit:
         attrs: Mapping[str, Any] | None = None,
     ) -> gs.Node:
         """A new node; its output is named after it until `replace` gives it the old one."""
-        name = self.names.fresh(name)
-        output = gs.Variable(self.names.fresh(f"{name}_output"))
-        return gs.Node(op, name, dict(attrs or {}), list(inputs), [output])
+        free = self.names.fresh(name)
+        output = gs.Variable(self.names.fresh(f"{free}_output"))
+        node = gs.Node(op, free, dict(attrs or {}), list(inputs), [output])
+        self._wanted[id(node)] = node, name
+        return node
 
 
 @dataclass
@@ -107,14 +118,14 @@ def apply_rule(rule: Rule, edit: Edit) -> Outcome:
     """Applies one rule wherever it holds, in node order, until nothing changes."""
     outcome = Outcome(rule.name)
     roots = root_types(rule.pattern)
-    refused: set[int] = set()
+    refused: dict[int, gs.Node] = {}  # held, so that no new node gets an old one's id
     while _pass_over(rule, edit, roots, refused, outcome):
         sweep(edit.model.graph)
     return outcome
 
 
 def _pass_over(
-    rule: Rule, edit: Edit, roots: frozenset[str], refused: set[int], outcome: Outcome
+    rule: Rule, edit: Edit, roots: frozenset[str], refused: dict[int, gs.Node], outcome: Outcome
 ) -> bool:
     changed = False
     matcher = Matcher(rule.name, rule.pattern, edit.opset, edit.model.graph.outputs)
@@ -125,7 +136,7 @@ def _pass_over(
         if match is None:
             if matcher.miss is not None and matcher.miss.depth > 1:
                 outcome.misses.append(matcher.miss)
-            refused.add(id(node))
+            refused[id(node)] = node
             continue
         frozen = any(n.name in edit.model.frozen for n in match.nodes)
         reason = "a custom operator in front" if frozen else rule.rewrite(match, edit)
@@ -134,5 +145,5 @@ def _pass_over(
             changed = True
         else:
             outcome.misses.append(Miss(rule.name, node.name, rule.formula, reason))
-            refused.add(id(node))
+            refused[id(node)] = node
     return changed
