@@ -94,24 +94,21 @@ def is_wholly_demanded(
 def settle_unweighted(groups: Iterable[Group], graph: gs.Graph, opset: int) -> list[Group]:
     """Groups without weights whose output is not wholly read in INT8, and so must stay float.
 
-    Switching one off can take the quantized reader from another: repeated until nothing changes.
+    From the last to the first: switching one off takes the quantized reader from those in front.
     """
-    groups = list(groups)
-    if not any(g.is_quantized and g.spec.needs_quantized_output for g in groups):
+    groups = [group for group in groups if group.is_quantized]
+    if not any(group.spec.needs_quantized_output for group in groups):
         return []
     nodes = node_index(graph)
+    position = {name: i for i, name in enumerate(nodes)}
     outputs = frozenset(id(t) for t in graph.outputs)
+    edges = demanded_edges(groups, nodes)
     dropped: list[Group] = []
-    while True:
-        active = [g for g in groups if not any(g is d for d in dropped)]
-        edges = demanded_edges(active, nodes)
-        losing = [
-            g
-            for g in active
-            if g.is_quantized
-            and g.spec.needs_quantized_output
-            and not is_wholly_demanded(nodes[g.members[-1]].outputs[0], edges, outputs, opset)
-        ]
-        if not losing:
-            return dropped
-        dropped += losing
+    for group in sorted(groups, key=lambda g: -position[g.members[-1]]):
+        written = nodes[group.members[-1]].outputs[0]
+        needs = group.spec.needs_quantized_output
+        if needs and not is_wholly_demanded(written, edges, outputs, opset):
+            dropped.append(group)
+            for key in demanded_edges((group,), nodes):
+                del edges[key]
+    return dropped
