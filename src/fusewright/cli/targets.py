@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,8 @@ def check_targets(outputs: Mapping[str, Path | None], inputs: Mapping[str, Any])
         OutputError: an output is an input or another output, is no plain file, or lies in no
             writable folder.
     """
+    from fusewright.graph.save import why_not_writable
+
     wanted = {option: path for option, path in outputs.items() if path is not None}
     seen: dict[Path, str] = {}
     for option, path in wanted.items():
@@ -32,7 +33,9 @@ def check_targets(outputs: Mapping[str, Path | None], inputs: Mapping[str, Any])
         other = seen.setdefault(path.resolve(), option)
         if other != option:
             raise OutputError(f"{option} {path}: is also what {other} names")
-        _check_place(option, path)
+        problem = why_not_writable(path)
+        if problem is not None:
+            raise OutputError(f"{option} {path}: {problem}")
 
 
 def write_json(data: Any, path: Path) -> None:
@@ -66,14 +69,3 @@ def _is_same(path: Path, source: Path) -> bool:
         return path.samefile(source)
     except OSError:  # one of the two does not exist
         return False
-
-
-def _check_place(option: str, path: Path) -> None:
-    if path.is_dir():
-        raise OutputError(f"{option} {path}: is a folder")
-    if path.exists() and not path.is_file():
-        raise OutputError(f"{option} {path}: is not a plain file")
-    if not path.parent.is_dir():
-        raise OutputError(f"{option} {path}: there is no folder {path.parent}")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{option} {path}: the folder {path.parent} cannot be written to")

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from fusewright.engine.backend import Backend, BuildLog, find_backend
-from fusewright.engine.files import check_writable, write_whole
 from fusewright.engine.kernels import parse_kernels
 from fusewright.engine.names import group_names, heavy_nodes
 from fusewright.engine.profiles import ShapeRange, choose_profiles
 from fusewright.engine.report import EngineReport, describe_kernels, operator_types
 from fusewright.errors import EngineError
 from fusewright.graph.load import Source, read_source
+from fusewright.graph.save import check_output, write_whole
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _targets(model: Path, out: str | Path | None, options: BuildOptions) -> list
     if options.write_report:
         targets.append(Path(f"{out}.json"))
     for target in targets:
-        check_writable(target, model)
+        check_output(target, model)
     return targets
 
 

@@ -1,9 +1,10 @@
-"""Writing a model: whole or not at all, external data where it exceeds protobuf's 2 GB."""
+"""Writing files whole or not at all; a model with external data where it exceeds 2 GB."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -15,19 +16,29 @@ _LARGEST = 2_000_000_000 - (1 << 24)
 
 
 def check_output(path: Path, source: Path) -> None:
-    """Refuses an output that is the input, or whose folder cannot be written.
+    """Refuses an output that is the input, or cannot be written.
 
     Raises:
         OutputError: with the reason.
     """
     if path.exists() and path.samefile(source):
-        raise OutputError(f"{path}: the output is the input file, which is never written to")
+        raise OutputError(f"{path}: is the input file, which is never written to")
+    problem = why_not_writable(path)
+    if problem is not None:
+        raise OutputError(f"{path}: {problem}")
+
+
+def why_not_writable(path: Path) -> str | None:
+    """What is wrong with a file to write, as far as it shows before the work; else None."""
     if path.is_dir():
-        raise OutputError(f"{path}: is a folder")
+        return "is a folder"
+    if path.exists() and not path.is_file():
+        return "is not a plain file"
     if not path.parent.is_dir():
-        raise OutputError(f"{path}: its folder does not exist")
+        return f"there is no folder {path.parent}"
     if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: its folder cannot be written to")
+        return f"the folder {path.parent} cannot be written to"
+    return None
 
 
 def save(proto: onnx.ModelProto, path: Path) -> None:
@@ -49,13 +60,27 @@ def save_text(text: str, path: Path) -> None:
     Raises:
         OutputError: the disk refused; nothing is left behind.
     """
+    write_whole({path: text.encode()})
+
+
+def write_whole(contents: Mapping[Path, bytes | memoryview]) -> None:
+    """Writes each file beside its final place, and moves them there when all are written.
+
+    Raises:
+        OutputError: one of them could not be written (a full disk); then none appears.
+    """
+    parts = {target: target.with_name(f".{target.name}.{os.getpid()}.part") for target in contents}
+    target = Path()
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fusewright-") as folder:
-            written = Path(folder) / path.name
-            written.write_text(text, encoding="utf-8")
-            written.replace(path)
+        for target, data in contents.items():
+            parts[target].write_bytes(data)
+        for target, part in parts.items():
+            part.replace(target)
     except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{target}: cannot be written: {error.strerror or error}") from error
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def _save_into(proto: onnx.ModelProto, folder: Path, path: Path) -> None:

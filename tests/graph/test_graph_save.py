@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fusewright.engine.files import write_whole
 from fusewright.errors import OutputError
+from fusewright.graph.save import write_whole
 
 
 def test_files_appear_with_ordinary_permissions(tmp_path: Path) -> None:
