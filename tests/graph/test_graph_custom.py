@@ -12,6 +12,7 @@ from building import Net, run
 from onnx import TensorProto, helper
 
 from fusewright import RandomSamples, Result, optimize, strip_qdq
+from fusewright.errors import ModelError
 from fusewright.graph.convert import to_model, to_proto
 from fusewright.graph.load import read_source
 from fusewright.graph.runnable import is_custom, out_of_reach, runnable_part
@@ -94,6 +95,63 @@ def test_plugin_in_the_middle(tmp_path: Path) -> None:
         (before,) = [n for n in proto.graph.node if n.name == name]
         assert list(nodes[name].input) == list(before.input)
         assert list(nodes[name].output) == list(before.output)
+
+
+def _branch(op: str, domain: str, source: str) -> onnx.GraphProto:
+    node = helper.make_node(op, [source], [f"{op}_y"], f"inner_{op}", domain=domain)
+    value = helper.make_tensor_value_info(f"{op}_y", TensorProto.FLOAT, [1, 8, 8, 8])
+    return helper.make_graph([node], op, [], [value])
+
+
+def _if(domain: str, op: str) -> onnx.ModelProto:
+    """A convolution, an If with one odd operator in a branch, and a convolution behind it."""
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", 1, 4, 8, 8), 8, 4), name="front")
+    then, other = _branch(op, domain, x), _branch("Abs", "", x)
+    yes = net.input("yes", dtype=np.bool_)
+    y = net.op("If", yes, then_branch=then, else_branch=other, name="if")
+    proto = net.proto(net.conv(y, 8, 8, name="behind"))
+    if domain:
+        proto.opset_import.append(helper.make_opsetid(domain, 1))
+    shape = [1, 8, 8, 8]
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, shape)
+    proto.graph.output[0].type.CopyFrom(kind)
+    return proto
+
+
+def test_plugin_in_a_branch(tmp_path: Path) -> None:
+    proto = _if("acme", "Plugin")
+    result = _optimized(proto, tmp_path)
+    assert [g.nodes[-1] for g in result.plan.groups] == ["front"]
+    (entry,) = result.plan.unclaimed
+    assert entry.name == "behind"
+    assert "custom operator" in entry.reason
+    before, after = (
+        next(n for n in one.graph.node if n.op_type == "If") for one in (proto, result.model)
+    )
+    assert list(after.output) == list(before.output)
+    inner = [n.op_type for a in after.attribute for n in a.g.node]
+    assert sorted(inner) == ["Abs", "Plugin"]
+
+
+def test_plugin_in_a_local_function(tmp_path: Path) -> None:
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", 1, 4, 8, 8), 8, 4), name="front")
+    proto = net.proto(net.op("Block", x, domain="local", name="block"))
+    body = [helper.make_node("Plugin", ["a"], ["b"], "plugin", domain="acme")]
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
+    proto.functions.append(helper.make_function("local", "Block", ["a"], ["b"], body, imports))
+    proto.opset_import.append(helper.make_opsetid("acme", 1))
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, [1, 8, 8, 8])
+    proto.graph.output[0].type.CopyFrom(kind)
+    result = _optimized(proto, tmp_path)
+    assert [g.nodes[-1] for g in result.plan.groups] == ["front"]
+    assert "Plugin" in {n.op_type for n in result.model.graph.node}
+
+
+def test_quantized_branch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"quantized already \(DynamicQ"):
+        _optimized(_if("", "DynamicQuantizeLinear"), tmp_path)
 
 
 def test_what_is_behind_a_plugin_is_not_rewritten(tmp_path: Path) -> None:

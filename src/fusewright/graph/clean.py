@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from fusewright.errors import ModelError
 from fusewright.graph.half import remove_inserted_casts
+from fusewright.graph.load import with_inner
 from fusewright.graph.session import first_line, session_options
 from fusewright.graph.workspace import Workspace
 
@@ -74,7 +75,7 @@ def clean(source: onnx.ModelProto | Path, workspace: Workspace | None = None) ->
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
         proto = onnx.load(str(written), load_external_data=workspace is None)
     remove_inserted_casts(proto)
-    used = {n.domain for n in _all_nodes(proto.graph)} | {""}
+    used = {n.domain for n in with_inner(proto.graph.node)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
@@ -85,12 +86,3 @@ def _written(proto: onnx.ModelProto, folder: Path) -> Path:
     path = folder / "source.onnx"
     onnx.save(proto, str(path), save_as_external_data=proto.ByteSize() > _IN_ONE_FILE)
     return path
-
-
-def _all_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    nodes = list(graph.node)
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                nodes.extend(_all_nodes(inner))
-    return nodes

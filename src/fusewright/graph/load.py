@@ -208,7 +208,8 @@ def _opset(proto: onnx.ModelProto, path: Path) -> int:
 def _custom_ops(proto: onnx.ModelProto, opset: int) -> tuple[str, ...]:
     local = {(f.domain, f.name) for f in proto.functions}
     found = set()
-    for node in proto.graph.node:
+    inside = (node for function in proto.functions for node in function.node)
+    for node in with_inner((*proto.graph.node, *inside)):
         if (node.domain, node.op_type) in local:
             continue
         standard = node.domain in ("", "ai.onnx")
@@ -226,21 +227,22 @@ def _rename(proto: onnx.ModelProto) -> bool:
 
 def _rename_standard_domain(proto: onnx.ModelProto) -> bool:
     """Spells the standard domain as "", in place: onnx looks for imports by the spelling."""
-    found: list[Any] = [*proto.opset_import, *_with_inner(proto.graph.node)]
+    found: list[Any] = [*proto.opset_import, *with_inner(proto.graph.node)]
     for function in proto.functions:
-        found += [*function.opset_import, *_with_inner(function.node)]
+        found += [*function.opset_import, *with_inner(function.node)]
     spelled = [one for one in found if one.domain == "ai.onnx"]
     for one in spelled:
         one.domain = ""
     return bool(spelled)
 
 
-def _with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """The nodes, each with those of its subgraphs (If, Loop, Scan) behind it."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
             for graph in (attribute.g, *attribute.graphs):
-                yield from _with_inner(graph.node)
+                yield from with_inner(graph.node)
 
 
 def _rename_repeated(graph: onnx.GraphProto) -> bool:

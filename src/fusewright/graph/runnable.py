@@ -8,8 +8,9 @@ from fusewright.graph.walk import reads, toposort
 
 
 def is_custom(node: gs.Node, custom: frozenset[str]) -> bool:
-    """Whether the node is one of the operators listed as `domain::op`."""
-    return f"{node.domain or 'ai.onnx'}::{node.op}" in custom
+    """Whether the node is one of the operators listed as `domain::op`, or has one inside."""
+    inner = (n for subgraph in node.subgraphs(recursive=True) for n in subgraph.nodes)
+    return any(f"{n.domain or 'ai.onnx'}::{n.op}" in custom for n in (node, *inner))
 
 
 def out_of_reach(graph: gs.Graph, custom: frozenset[str]) -> list[gs.Node]:

@@ -6,7 +6,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
-from fusewright.graph.load import Source
+from fusewright.graph.load import Source, with_inner
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
 
 _QUANTIZED = frozenset(
@@ -23,13 +23,13 @@ _QUANTIZED = frozenset(
 
 
 def refuse_quantized(source: Source) -> None:
-    """Refuses a model that is quantized already, in its graph or its functions.
+    """Refuses a model that is quantized already, in its graph, a branch or its functions.
 
     Raises:
         ModelError: naming the first quantized node.
     """
     inside = [node for function in source.proto.functions for node in function.node]
-    for node in (*source.proto.graph.node, *inside):
+    for node in with_inner((*source.proto.graph.node, *inside)):
         if node.op_type in _QUANTIZED:
             name = node.name or node.output[0]
             raise ModelError(
