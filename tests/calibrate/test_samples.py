@@ -28,6 +28,12 @@ def collected(samples: Samples, name: str = "x") -> np.ndarray:
     return np.concatenate([feed[name] for feed in samples])
 
 
+def test_an_array_is_the_data_of_a_model_of_one_input() -> None:
+    assert np.array_equal(collected(open_samples(DATA, IMAGE)), DATA)
+    with pytest.raises(DataError, match="an array: the model has 2 inputs"):
+        open_samples(DATA, PAIR)
+
+
 def _npz(folder: Path) -> Path:
     np.savez(folder / "a.npz", x=DATA)
     return folder / "a.npz"

@@ -433,6 +433,31 @@ def test_interrupted_half_way_leaves_no_file(model: Path, tmp_path: Path) -> Non
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
+def test_a_model_that_does_not_load_is_named(model: Path, tmp_path: Path) -> None:
+    net = Net()
+    x = net.input("x", "batch", 4, 8, 8, dtype=np.float64)
+    y = net.op("Gemm", net.op("Flatten", net.conv(x, 8, 4, dtype=np.float64)), net.draw(512, 5))
+    proto = net.proto(net.op("Identity", y, name="head"))
+    path = tmp_path / "double.onnx"
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(proto, path)
+    for call in (
+        lambda: optimize(path, None, DATA),
+        lambda: inspect(path),
+        lambda: compare(model, path, DATA),
+    ):
+        with pytest.raises(ModelError, match=r"double\.onnx: onnxruntime cannot load") as caught:
+            call()
+        assert str(caught.value).count("double.onnx: ") == 1
+
+
+def test_strip_qdq_of_what_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    for name, words in (("text.onnx", "not an ONNX file"), ("absent.onnx", "no such file")):
+        with pytest.raises(ModelError, match=words):
+            strip_qdq(tmp_path / name)
+
+
 def test_unknown_setting_and_bad_values(model: Path) -> None:
     with pytest.raises(UsageError, match="no setting 'presicion'"):
         optimize(model, None, DATA, presicion="int8")

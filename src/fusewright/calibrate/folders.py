@@ -46,7 +46,7 @@ def open_path(path: Path, inputs: Sequence[TensorSpec], images: ImageOptions) ->
     if path.suffix.lower() in (".npz", ".npy"):
         return PathData(lambda: (_array_block(path, inputs),), headers_tell=True)
     if path.suffix.lower() in SUFFIXES:
-        return PathData(lambda: image_blocks([path], _only(inputs, path), images), images=1)
+        return PathData(lambda: image_blocks([path], only_input(inputs, path), images), images=1)
     raise DataError(f"{path}: not calibration data (.npz, .npy, or a folder)")
 
 
@@ -65,20 +65,25 @@ def _open_folder(folder: Path, inputs: Sequence[TensorSpec], images: ImageOption
         return PathData(lambda: (_test_block(found, inputs) for found in sets))
     if arrays:
         return PathData(lambda: (_array_block(f, inputs) for f in arrays), headers_tell=True)
-    spec = _only(inputs, folder)
+    spec = only_input(inputs, folder)
     return PathData(lambda: image_blocks(pictures, spec, images), images=len(pictures))
 
 
 def _array_block(path: Path, inputs: Sequence[TensorSpec]) -> Block:
     if path.suffix.lower() == ".npz":
         return Block(str(path), from_npz(path))
-    return Block(str(path), {_only(inputs, path).name: from_npy(path)})
+    return Block(str(path), {only_input(inputs, path).name: from_npy(path)})
 
 
-def _only(inputs: Sequence[TensorSpec], path: Path) -> TensorSpec:
+def only_input(inputs: Sequence[TensorSpec], where: Path | str) -> TensorSpec:
+    """The input of a model that has just one.
+
+    Raises:
+        DataError: it has more, or none.
+    """
     if len(inputs) != 1:
         names = ", ".join(repr(spec.name) for spec in inputs)
-        raise DataError(f"{path}: the model has {len(inputs)} inputs ({names}); use .npz by name")
+        raise DataError(f"{where}: the model has {len(inputs)} inputs ({names}); use .npz by name")
     return inputs[0]
 
 

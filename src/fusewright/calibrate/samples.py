@@ -12,7 +12,7 @@ import numpy as np
 from fusewright.calibrate.arrays import from_memory
 from fusewright.calibrate.feeding import Block, feeds, fit_block
 from fusewright.calibrate.fitting import group_size
-from fusewright.calibrate.folders import PathData, open_path
+from fusewright.calibrate.folders import PathData, only_input, open_path
 from fusewright.calibrate.images import ImageOptions
 from fusewright.calibrate.random_data import RandomSamples
 from fusewright.calibrate.readers import (
@@ -110,8 +110,8 @@ def open_samples(
 
     Args:
         source: an .npz (arrays by input name) or .npy file; a folder of either, of images, or of
-            `test_data_set_*`; `module:name` of a reader; a dict of arrays; an iterable of dicts;
-            an object with `get_next()`; or `RandomSamples`.
+            `test_data_set_*`; `module:name` of a reader; a dict of arrays; an array for a model of
+            one input; an iterable of dicts; an object with `get_next()`; or `RandomSamples`.
         inputs: the model's inputs. The model, not the data, fixes how many samples a feed has:
             1 where axis 0 is dynamic, else its size.
         images: preprocessing for folders of images.
@@ -134,6 +134,8 @@ def open_samples(
 
 def _open(source: Any, inputs: Sequence[TensorSpec], images: ImageOptions) -> tuple[PathData, bool]:
     """How to start a pass, and whether there is only one."""
+    if isinstance(source, np.ndarray):
+        source = {only_input(inputs, "an array").name: source}
     if isinstance(source, Mapping):
         label = "calibration data"
         arrays = {str(name): from_memory(a, f"{label}, {name!r}") for name, a in source.items()}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,17 @@ def run_session(
     except Exception as error:
         raise DataError(f"onnxruntime failed on a sample: {first_line(error)}") from error
     return results
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Puts the file's name in front of a ModelError that lacks it: which model it was."""
+    try:
+        yield
+    except ModelError as error:
+        if str(error).startswith(str(path)):
+            raise
+        raise ModelError(f"{path}: {error}") from error
 
 
 def first_line(error: BaseException) -> str:

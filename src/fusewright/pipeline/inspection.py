@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from fusewright.calibrate import ImageOptions, open_samples
 from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
-from fusewright.graph.load import Source, read_source
+from fusewright.graph.load import Source, load_weights, read_source
 from fusewright.graph.model import Model
 from fusewright.graph.walk import producer
 from fusewright.pipeline.options import Options
@@ -65,8 +65,11 @@ def strip_qdq(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
 
     A model made by Fusewright keeps its float weights in front of their pairs, so it comes back as
     it was; a weight stored as INT8 comes back with the values it was rounded to.
+
+    Raises:
+        ModelError: the file is not a whole ONNX model.
     """
-    proto = onnx.load(str(model)) if isinstance(model, (str, Path)) else model
+    proto = load_weights(read_source(model)) if isinstance(model, (str, Path)) else model
     graph = gs.import_onnx(proto)
     strip_graph(graph)
     stripped = to_proto(graph)

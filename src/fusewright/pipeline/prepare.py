@@ -15,6 +15,7 @@ from fusewright.graph.load import Source, inline_functions, load_weights
 from fusewright.graph.model import Model
 from fusewright.graph.opset import INT8_OPSET, convert_opset
 from fusewright.graph.runnable import out_of_reach, runnable_part
+from fusewright.graph.session import naming
 from fusewright.graph.workspace import Workspace
 from fusewright.match.matcher import Miss
 from fusewright.normalize import RULES, Outcome, Rule, normalize
@@ -65,7 +66,8 @@ class Preparation:
         if source.custom:
             proto = _folded(source)
         else:
-            proto = clean(source.path if is_plain(source) else plain(source), self.workspace)
+            with naming(source.path):
+                proto = clean(source.path if is_plain(source) else plain(source), self.workspace)
         if not self._holds("clean", lambda: plain(source), proto):
             self._undo("clean", "onnxruntime's optimizer", "kept the file's own nodes")
             proto = plain(source)

@@ -13,6 +13,7 @@ from fusewright.errors import DataError, PlanError
 from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source, fingerprint, read_source
 from fusewright.graph.save import check_output, save
+from fusewright.graph.session import naming
 from fusewright.graph.workspace import Workspace, embed
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
@@ -131,7 +132,8 @@ def _reference(
     source: Source, feeds: list[dict[str, np.ndarray]], workspace: Workspace
 ) -> Reference:
     original = source.path if is_plain(source) else runnable(plain(source), source)
-    return Reference(original, feeds, workspace.folder)
+    with naming(source.path):
+        return Reference(original, feeds, workspace.folder)
 
 
 def make_plan(preparation: Preparation, options: Options) -> Plan:

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from fusewright.errors import DataError, ModelError
-from fusewright.graph.session import Feed, open_session, run_session
+from fusewright.graph.session import Feed, naming, open_session, run_session
 
 # Where the reference is all zeros there is no relative error.
 ABSOLUTE_AT_ZERO = 1e-6
@@ -211,7 +211,8 @@ class _Distance:
 
 def _open(model: onnx.ModelProto | Path, folder: Path | None = None) -> ort.InferenceSession:
     if isinstance(model, Path):
-        return open_session(model)
+        with naming(model):
+            return open_session(model)
     with tempfile.TemporaryDirectory(prefix="verify-", dir=folder) as own:
         # Through a file: from bytes, the weights would be in memory twice more while it loads.
         # Beside the weights it refers to: onnxruntime maps them, and copies nothing.
