@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.walk import toposort
@@ -14,13 +11,6 @@ def detach(node: gs.Node) -> None:
     """Cuts a node off its tensors; `sweep` drops it from the graph."""
     node.inputs.clear()
     node.outputs.clear()
-
-
-def take_outputs(new: gs.Node, old: gs.Node) -> None:
-    """Makes `new` write what `old` wrote, under the same names, and detaches `old`."""
-    outputs = list(old.outputs)
-    detach(old)
-    new.outputs = outputs
 
 
 def redirect(old: gs.Tensor, new: gs.Tensor) -> None:
@@ -85,14 +75,3 @@ class Names:
             name = f"{wanted}_{number}"
         self._used.add(name)
         return name
-
-
-def constant(names: Names, wanted: str, array: np.ndarray) -> gs.Constant:
-    """A new constant under a free name."""
-    return gs.Constant(names.fresh(wanted), array)
-
-
-def detach_all(nodes: Iterable[gs.Node]) -> None:
-    """Cuts several nodes off their tensors."""
-    for node in nodes:
-        detach(node)
