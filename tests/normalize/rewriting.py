@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
+import pytest
 from building import Net, as_model, assert_equal, ops
 
 from fusewright.graph.model import Model
@@ -29,6 +31,15 @@ class Row:
         net = Net(self.opset)
         outputs = self.build(net)
         return net.proto(*((outputs,) if isinstance(outputs, str) else outputs))
+
+
+def by_rule(tables: Mapping[str, Mapping[str, Row]]) -> list[Any]:
+    """(rule, row) of every table, as pytest parameters."""
+    return [
+        pytest.param(rule, row, id=f"{rule} {name}")
+        for rule, rows in tables.items()
+        for name, row in rows.items()
+    ]
 
 
 def rewrite(proto: onnx.ModelProto) -> tuple[Model, dict[str, Outcome]]:

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 from building import Net, ops
-from rewriting import Row, assert_left_alone, assert_rewritten, rewrite
+from rewriting import Row, assert_left_alone, assert_rewritten, by_rule, rewrite
 
 from fusewright.graph.model import Model
 from fusewright.groups.activations import act
@@ -297,11 +297,7 @@ def test_normal_forms_stay(row: Row) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "row"),
-    [
-        pytest.param(rule, row, id=f"{rule} {name}")
-        for rule, rows in _NEAR_MISSES.items()
-        for name, row in rows.items()
-    ],
+    by_rule(_NEAR_MISSES),
 )
 def test_near_miss(rule: str, row: Row) -> None:
     assert_left_alone(rule, row)

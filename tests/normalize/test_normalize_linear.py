@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from building import Net
-from rewriting import Row, assert_left_alone, assert_rewritten
+from rewriting import Row, assert_left_alone, assert_rewritten, by_rule
 
 from fusewright.graph.walk import values
 
@@ -165,11 +165,7 @@ def test_matmul_and_add_is_the_normal_form(swap: bool) -> None:
 
 @pytest.mark.parametrize(
     ("rule", "row"),
-    [
-        pytest.param(rule, row, id=f"{rule} {name}")
-        for rule, rows in _NEAR_MISSES.items()
-        for name, row in rows.items()
-    ],
+    by_rule(_NEAR_MISSES),
 )
 def test_near_miss(rule: str, row: Row) -> None:
     assert_left_alone(rule, row)
