@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -142,21 +143,45 @@ def observe(
             watching.setdefault(tensor, []).append(observers[site])
     session, fetched, fed = _prepare(model, list(watching), options)
     seen = 0
-    for index, feed in enumerate(_limited(samples, options.samples)):
-        try:
-            for name in fed:
-                _update(watching[name], feed[name], name)
-            if fetched:
-                for name, value in zip(fetched, run_session(session, feed, fetched), strict=True):
-                    _update(watching[name], value, name)
-        except DataError as error:
-            raise DataError(f"calibration sample {index}: {error}") from error
-        seen += getattr(samples, "batch", 1)
-        if progress is not None:
-            progress(seen)
+    # Counting takes a third of the time that running does: it goes on beside the next sample.
+    with ThreadPoolExecutor(max_workers=1) as counter:
+        counting: Future[None] | None = None
+        for index, feed in enumerate(_limited(samples, options.samples)):
+            values = _values(session, feed, fetched, fed, index)
+            if counting is not None:
+                counting.result()
+            counting = counter.submit(_count, watching, values, index)
+            seen += getattr(samples, "batch", 1)
+            if progress is not None:
+                progress(seen)
+        if counting is not None:
+            counting.result()
     if not seen:
         raise DataError("no calibration samples")
     return Observations(observers, seen)
+
+
+def _values(
+    session: ort.InferenceSession, feed: Feed, fetched: list[str], fed: list[str], index: int
+) -> dict[str, object]:
+    """The placed tensors of one sample, by name."""
+    values: dict[str, object] = {name: feed[name] for name in fed}
+    if fetched:
+        try:
+            values |= zip(fetched, run_session(session, feed, fetched), strict=True)
+        except DataError as error:
+            raise DataError(f"calibration sample {index}: {error}") from error
+    return values
+
+
+def _count(
+    watching: Mapping[str, list[MaxObserver]], values: Mapping[str, object], index: int
+) -> None:
+    try:
+        for name, value in values.items():
+            _update(watching[name], value, name)
+    except DataError as error:
+        raise DataError(f"calibration sample {index}: {error}") from error
 
 
 def _update(observers: list[MaxObserver], value: object, name: str) -> None:

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from fusewright.errors import ModelError
 from fusewright.graph.half import remove_inserted_casts
+from fusewright.graph.light import stored_bytes
 from fusewright.graph.load import with_inner
 from fusewright.graph.session import first_line, session_options
 from fusewright.graph.workspace import Workspace
@@ -84,5 +85,5 @@ def clean(source: onnx.ModelProto | Path, workspace: Workspace | None = None) ->
 
 def _written(proto: onnx.ModelProto, folder: Path) -> Path:
     path = folder / "source.onnx"
-    onnx.save(proto, str(path), save_as_external_data=proto.ByteSize() > _IN_ONE_FILE)
+    onnx.save(proto, str(path), save_as_external_data=stored_bytes(proto) > _IN_ONE_FILE)
     return path

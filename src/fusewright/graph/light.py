@@ -9,9 +9,14 @@ from __future__ import annotations
 import math
 
 import onnx
+import onnx.helper
 
 _SMALL = 1024
 _FEW = 16
+_ITEM_BITS = {
+    kind: 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+    for kind in onnx.helper.get_all_tensor_dtypes()
+}
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -50,7 +55,20 @@ def with_weights(light: onnx.ModelProto, proto: onnx.ModelProto) -> onnx.ModelPr
 
 def is_heavy(tensor: onnx.TensorProto) -> bool:
     """Whether a stored tensor is left out of a light copy."""
-    return tensor.ByteSize() > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL
+    return byte_size(tensor) > _SMALL or tensor.data_location == onnx.TensorProto.EXTERNAL
+
+
+def byte_size(tensor: onnx.TensorProto) -> int:
+    """Bytes of a tensor's values, by its shape and type: protobuf's own count serializes them."""
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return sum(len(text) for text in tensor.string_data)
+    return math.prod(tensor.dims) * _ITEM_BITS.get(tensor.data_type, 64) // 8
+
+
+def stored_bytes(proto: onnx.ModelProto) -> int:
+    """Bytes of the values that the proto itself holds in its graph."""
+    here = (t for t in proto.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL)
+    return sum(map(byte_size, here))
 
 
 def is_small_external(tensor: onnx.TensorProto) -> bool:

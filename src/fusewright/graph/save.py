@@ -10,9 +10,10 @@ from pathlib import Path
 import onnx
 
 from fusewright.errors import OutputError
+from fusewright.graph.light import stored_bytes
 
-# Protobuf's limit is 2 GB; room is left for the nodes.
-_LARGEST = 2_000_000_000 - (1 << 24)
+# Of weights; protobuf takes 2 GB, and the nodes (and Constants inside them) need room too.
+_LARGEST = 1_900_000_000
 
 
 def check_output(path: Path, source: Path) -> None:
@@ -85,7 +86,7 @@ def write_whole(contents: Mapping[Path, bytes | memoryview]) -> None:
 
 def _save_into(proto: onnx.ModelProto, folder: Path, path: Path) -> None:
     written, data = folder / path.name, f"{path.name}.data"
-    if proto.ByteSize() <= _LARGEST:
+    if stored_bytes(proto) <= _LARGEST:
         written.write_bytes(proto.SerializeToString(deterministic=True))
     else:
         onnx.save(proto, str(written), save_as_external_data=True, location=data)

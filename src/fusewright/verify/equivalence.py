@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from fusewright.errors import DataError, ModelError
+from fusewright.graph.light import stored_bytes
 from fusewright.graph.session import Feed, naming, open_session, run_session
 
 # Where the reference is all zeros there is no relative error.
@@ -217,7 +218,7 @@ def _open(model: onnx.ModelProto | Path, folder: Path | None = None) -> ort.Infe
         # Through a file: from bytes, the weights would be in memory twice more while it loads.
         # Beside the weights it refers to: onnxruntime maps them, and copies nothing.
         path = (folder or Path(own)) / "verify.onnx"
-        if model.ByteSize() < _IN_ONE_FILE:
+        if stored_bytes(model) < _IN_ONE_FILE:
             path.write_bytes(model.SerializeToString())
         else:
             onnx.save(model, str(path), save_as_external_data=True, location="verify.weights")
