@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -46,11 +46,12 @@ def test_order_and_cuts_do_not_matter(array, random, cuts):
 
 
 @given(ARRAYS)
+@example(np.array([2.0**-130, np.nextafter(np.float32(2.0**-130), np.float32(0))], np.float32))
 @settings(max_examples=60, deadline=None)
 def test_counts_equal_brute_force(array):
     bins = seen(array).bins()
     magnitude = np.abs(array.astype(np.float64))
-    tiny = 2.0**-129
+    tiny = 2.0**-130
     assert bins.total == array.size
     assert bins.zeros == np.count_nonzero(magnitude < tiny)
     positive = magnitude[magnitude >= tiny]

@@ -21,7 +21,7 @@ from fusewright.errors import DataError
 _SHIFT = 16
 _SIGN = 1 << (31 - _SHIFT)
 # Zeros (half of a ReLU's output) would all add to one counter, each waiting for the one before.
-# Spread over the first eight bins, which hold nothing but subnormals below 2**-129, they do not:
+# Spread over the first eight bins, which hold nothing but subnormals below 2**-130, they do not:
 # 1.12 ns an element instead of 1.48. `bins()` puts the eight together again.
 _LANES = 8
 _CHUNK = 1 << 16
@@ -35,7 +35,7 @@ class Bins:
         edges: float64 [n + 1], ascending and positive; the last one is the exact maximum, so the
             last bin may have no width.
         counts: int64 [n].
-        zeros: how many values were zero (or below 2**-129).
+        zeros: how many values were zero (or below 2**-130).
     """
 
     edges: np.ndarray
