@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.collector import without_gc
 from fusewright.graph.session import TensorSpec
 from fusewright.graph.walk import toposort
 
@@ -66,7 +67,8 @@ class Model:
         for node in self.graph.nodes:
             latest = min((index[o] for o in self.origin(node) if o in index), default=latest)
             place[id(node)] = latest
-        self.graph.nodes = toposort(sorted(self.graph.nodes, key=lambda node: place[id(node)]))
+        with without_gc():
+            self.graph.nodes = toposort(sorted(self.graph.nodes, key=lambda node: place[id(node)]))
 
 
 @dataclass(frozen=True)
