@@ -84,6 +84,8 @@ class _Scales:
 
 def place(plan: Plan) -> Placement:
     """Sites of the plan's quantized groups on its normalized graph."""
+    if not any(group.is_quantized for group in plan.groups):
+        return Placement((), (), {})
     graph, opset = plan.model.graph, plan.model.opset
     nodes = node_index(graph)
     names = {id(node): node.name for node in graph.nodes}

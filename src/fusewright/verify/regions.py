@@ -13,16 +13,13 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from fusewright.errors import ModelError
 from fusewright.graph.collector import without_gc
-from fusewright.graph.session import TensorSpec
-from fusewright.graph.shapes import infer_shapes
 from fusewright.verify.equivalence import Comparison, OutputError
 from fusewright.verify.side import Side, attributes_of, is_same_stored
-from fusewright.verify.statement import Draft, Region, Statement
+from fusewright.verify.statement import Draft, Region, Shapes, Statement
 
 
 def compare_by_regions(
@@ -44,7 +41,7 @@ def compare_by_regions(
 
 def _worst(before: onnx.ModelProto, after: onnx.ModelProto, folder: Path | None) -> OutputError:
     old, new = Side.of(before), Side.of(after)
-    shapes = _shapes(before) | _shapes(after)
+    shapes = Shapes(before, after)
     statements: dict[Hashable, Statement] = {}
     proven: set[Hashable] = set()
     worst = OutputError("nothing changed", 0.0)
@@ -143,16 +140,3 @@ def _is_same(node: onnx.NodeProto, old: Side, new: Side) -> bool:
         and attributes_of(node) == attributes_of(other)
         and all(is_same_stored(name, old, new) for name in node.input)
     )
-
-
-def _shapes(proto: onnx.ModelProto) -> dict[str, TensorSpec]:
-    if not proto.functions and not proto.graph.value_info:
-        infer_shapes(proto)
-    found = {}
-    for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
-        kind = value.type.tensor_type
-        if kind.HasField("shape") and kind.elem_type in onnx.helper.get_all_tensor_dtypes():
-            dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            found[value.name] = TensorSpec(value.name, np.dtype(dtype), dims)
-    return found

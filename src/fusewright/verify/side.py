@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import onnx
 
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+
 
 @dataclass
 class Side:
@@ -54,6 +56,8 @@ def attributes_of(node: onnx.NodeProto) -> list[bytes]:
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     yield from node.input
     for attribute in node.attribute:
+        if attribute.type not in _GRAPHS:
+            continue
         for graph in (attribute.g, *attribute.graphs):
             inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
             inner |= {name for n in graph.node for name in n.output}

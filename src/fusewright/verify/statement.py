@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from fusewright.errors import ModelError
 from fusewright.graph.session import TensorSpec, open_session, run_session
+from fusewright.graph.shapes import infer_shapes
 from fusewright.verify.equivalence import Comparison, compare_outputs
 from fusewright.verify.side import Side, attributes_of, is_same_stored
 
@@ -27,6 +28,31 @@ class Region:
     before: list[int]
     after: list[int]
     outputs: list[str]
+
+
+class Shapes:
+    """Declared and inferred types of the tensors of several models; the last one counts."""
+
+    def __init__(self, *protos: onnx.ModelProto) -> None:
+        """Infers what a model without `value_info` does not say, in place."""
+        self._values: dict[str, onnx.ValueInfoProto] = {}
+        for proto in protos:
+            if not proto.functions and not proto.graph.value_info:
+                infer_shapes(proto)
+            graph = proto.graph
+            self._values |= {v.name: v for v in (*graph.value_info, *graph.input, *graph.output)}
+
+    def get(self, name: str) -> TensorSpec | None:
+        """What is known of a tensor; None where its rank or type is not."""
+        value = self._values.get(name)
+        if value is None or not value.type.tensor_type.HasField("shape"):
+            return None
+        kind = value.type.tensor_type
+        if kind.elem_type not in onnx.helper.get_all_tensor_dtypes():
+            return None
+        dims = tuple(d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim)
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        return TensorSpec(name, dtype, dims)
 
 
 @dataclass(frozen=True)
@@ -48,9 +74,7 @@ class Statement:
 class Draft:
     """One region written without its names: tensors and weights are numbered as they appear."""
 
-    def __init__(
-        self, old: Side, new: Side, shapes: dict[str, TensorSpec], folder: Path | None
-    ) -> None:
+    def __init__(self, old: Side, new: Side, shapes: Shapes, folder: Path | None) -> None:
         self.old, self.new, self.shapes, self.folder = old, new, shapes, folder
         self.has_changed_weights = False
         self._number: dict[tuple[str, str], str] = {}
@@ -107,11 +131,17 @@ class Draft:
             return None
         return tuple(d if isinstance(d, int) else _OPEN_DIMENSION for d in spec.shape)
 
+    def _dtype(self, name: str) -> np.dtype:
+        spec = self.shapes.get(name)
+        if spec is None:
+            raise ModelError(f"the type of tensor '{name}' is not known")
+        return spec.dtype
+
     def feed(self) -> dict[str, np.ndarray]:
         """The region's own weights, and random activations."""
         feed = {number: _array(tensor, self.folder) for number, tensor in self._weights.items()}
         for i, (name, number) in enumerate(self._activations()):
-            feed[number] = _random(self._shape(name) or (), self.shapes[name].dtype.str, i)
+            feed[number] = _random(self._shape(name) or (), self._dtype(name).str, i)
         return feed
 
     def _activations(self) -> list[tuple[str, str]]:
@@ -155,9 +185,8 @@ class Draft:
                 model.graph.input.append(_declared(number, tensor.data_type, len(tensor.dims)))
         for name, number in self._activations():
             if number in read:
-                spec = self.shapes[name]
-                kind = onnx.helper.np_dtype_to_tensor_dtype(spec.dtype)
-                model.graph.input.append(_declared(number, kind, len(spec.shape or ())))
+                kind = onnx.helper.np_dtype_to_tensor_dtype(self._dtype(name))
+                model.graph.input.append(_declared(number, kind, len(self._shape(name) or ())))
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._outputs)
         used = {node.op_type for node, _, _ in self._nodes[tag]}
         model.functions.extend(f for f in side.proto.functions if f.name in used)
