@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,11 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
         PlanError: the plan file does not fit.
     """
     source, trace = preparation.source, preparation.trace
-    model = preparation.run((*RULES, POOL_HEAD) if options.pool_head else RULES)
-    model.fingerprint = fingerprint(source.path, source.proto)
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        # Hashing the file needs a core but not the interpreter: it goes on meanwhile.
+        digest = reader.submit(fingerprint, source.path, source.proto)
+        model = preparation.run((*RULES, POOL_HEAD) if options.pool_head else RULES)
+        model.fingerprint = digest.result()
     model.file_ops = dict(zip(source.names, source.ops, strict=True))
     if source.custom:
         model.notes.append(

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import fusewright
 from fusewright.errors import PlanError
 from fusewright.graph.save import save_text
@@ -33,6 +31,8 @@ def plan_text(plan: Plan) -> str:
         "groups": [_group(group) for group in plan.groups],
         "unclaimed": [entry.to_dict() for entry in plan.unclaimed],
     }
+    import yaml  # only where a plan file is: it takes as long to load as the stages of a small job
+
     body = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)
     return _HEADER + body
 
@@ -103,6 +103,8 @@ def _group(group: Group) -> dict[str, Any]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    import yaml
+
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
