@@ -33,7 +33,7 @@ def load_reader(text: str) -> Any:
     sys.path.insert(0, folder)
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:
+    except Exception as error:  # the user's module may raise anything
         raise DataError(f"reader {text!r}: cannot import: {first_line(error)}") from error
     finally:
         sys.path.remove(folder)

@@ -12,11 +12,10 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from fusewright.errors import ModelError
 from fusewright.graph.half import remove_inserted_casts
 from fusewright.graph.light import stored_bytes
 from fusewright.graph.load import with_inner
-from fusewright.graph.session import first_line, session_options
+from fusewright.graph.session import open_session, session_options
 from fusewright.graph.workspace import Workspace
 
 _IN_ONE_FILE = 1 << 30
@@ -65,15 +64,7 @@ def clean(source: onnx.ModelProto | Path, workspace: Workspace | None = None) ->
         )
         if isinstance(source, onnx.ModelProto):
             source = _written(source, own.folder)
-        try:
-            ort.InferenceSession(
-                str(source),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=list(LEFT_OUT),
-            )
-        except Exception as error:
-            raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+        open_session(source, options=options, left_out=LEFT_OUT)
         proto = onnx.load(str(written), load_external_data=workspace is None)
     remove_inserted_casts(proto)
     used = {n.domain for n in with_inner(proto.graph.node)} | {""}

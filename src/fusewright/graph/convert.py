@@ -62,7 +62,7 @@ def to_proto(graph: gs.Graph) -> onnx.ModelProto:
 
 
 def _lift_constants(graph: gs.Graph) -> None:
-    """Turns Constant nodes into stored tensors, at the top level and in subgraphs."""
+    """Turns Constant nodes of the main graph into stored tensors; subgraphs keep theirs."""
     outputs = {id(t) for t in graph.outputs}
     kept = []
     for node in graph.nodes:

@@ -41,9 +41,15 @@ def session_options(optimize: bool = True) -> ort.SessionOptions:
 
 
 def open_session(
-    model: bytes | str | Path, *, optimize: bool = False, options: ort.SessionOptions | None = None
+    model: bytes | str | Path,
+    *,
+    optimize: bool = False,
+    options: ort.SessionOptions | None = None,
+    left_out: Sequence[str] = (),
 ) -> ort.InferenceSession:
     """Opens `model` (serialized bytes or a path) on the CPU.
+
+    `left_out` names onnxruntime's optimizers that are not to run.
 
     Raises:
         ModelError: onnxruntime cannot load it; the message is the first line of its reason.
@@ -51,9 +57,12 @@ def open_session(
     source = model if isinstance(model, bytes) else str(model)
     try:
         return ort.InferenceSession(
-            source, options or session_options(optimize), providers=["CPUExecutionProvider"]
+            source,
+            options or session_options(optimize),
+            providers=["CPUExecutionProvider"],
+            disabled_optimizers=list(left_out),
         )
-    except Exception as error:
+    except Exception as error:  # onnxruntime's exceptions share no public base
         raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
 
 
@@ -67,7 +76,7 @@ def run_session(
     """
     try:
         results: list[np.ndarray] = session.run(outputs, dict(feed))
-    except Exception as error:
+    except Exception as error:  # as above
         raise DataError(f"onnxruntime failed on a sample: {first_line(error)}") from error
     return results
 

@@ -126,10 +126,11 @@ def toposort(nodes: Iterable[gs.Node]) -> list[gs.Node]:
     waiting = [0] * len(nodes)
     followers: list[list[int]] = [[] for _ in nodes]
     for i, node in enumerate(nodes):
-        sources = {position.get(id(p)) for t in reads(node) for p in t.inputs} - {None}
+        makers = {id(p) for t in reads(node) for p in t.inputs}
+        sources = {position[maker] for maker in makers if maker in position}
         waiting[i] = len(sources)
         for source in sources:
-            followers[source].append(i)  # type: ignore[index]
+            followers[source].append(i)
     ready = [i for i, count in enumerate(waiting) if not count]  # ascending: a heap
     order: list[gs.Node] = []
     while ready:
