@@ -11,7 +11,7 @@ from building import Net, assert_equal, run
 from onnx import TensorProto, helper, numpy_helper
 
 from fusewright import RandomSamples, optimize, strip_qdq
-from fusewright.errors import ModelError
+from fusewright.errors import ModelError, OutputError
 from fusewright.graph import save as saving
 from fusewright.graph.convert import to_model, to_proto
 from fusewright.graph.load import fingerprint, load_weights, read_source
@@ -209,6 +209,23 @@ def test_over_two_gigabytes_goes_to_external_data(
     assert path.stat().st_size < 1000 < (tmp_path / "large.onnx.data").stat().st_size
     read_source(path)  # finds the data
     assert_equal(expected, onnx.load(path))
+
+
+@pytest.mark.parametrize("out", ["weights.bin", "weights"])
+def test_external_data_of_the_input_is_never_an_output(tmp_path: Path, out: str) -> None:
+    path = _external(tmp_path, _convnet())
+    if out == "weights":  # its own external data would be named weights.data
+        proto = onnx.load(path, load_external_data=False)
+        for tensor in proto.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = "weights.data"
+        (tmp_path / "weights.bin").rename(tmp_path / "weights.data")
+        onnx.save(proto, path)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(OutputError, match="never written to"):
+        optimize(path, tmp_path / out, RandomSamples(1))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_unnamed_nodes_go_by_their_first_output(tmp_path: Path) -> None:

@@ -112,11 +112,16 @@ def inline_functions(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
         ) from error
 
 
+def model_files(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
+    """The file and those that hold its external data, in name order."""
+    beside = {ExternalDataInfo(t).location for t in _external_tensors(proto)}
+    return (path, *(path.parent / name for name in sorted(beside)))
+
+
 def fingerprint(path: Path, proto: onnx.ModelProto) -> str:
     """SHA-256 over the file and the files that hold its external data, in name order."""
     digest = hashlib.sha256()
-    beside = {ExternalDataInfo(t).location for t in _external_tensors(proto)}
-    for file in (path, *(path.parent / name for name in sorted(beside))):
+    for file in model_files(path, proto):
         with file.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)

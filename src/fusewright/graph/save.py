@@ -16,17 +16,25 @@ from fusewright.graph.light import stored_bytes
 _LARGEST = 1_900_000_000
 
 
-def check_output(path: Path, source: Path) -> None:
-    """Refuses an output that is the input, or cannot be written.
+def check_output(path: Path, *sources: Path) -> None:
+    """Refuses an output that is one of the input's files, or cannot be written.
+
+    The name of the external data that a large output may need is looked at as well.
 
     Raises:
         OutputError: with the reason.
     """
-    if path.exists() and path.samefile(source):
-        raise OutputError(f"{path}: is the input file, which is never written to")
+    for written in (path, data_path(path)):
+        if written.exists() and any(written.samefile(source) for source in sources):
+            raise OutputError(f"{written}: is the input file, which is never written to")
     problem = why_not_writable(path)
     if problem is not None:
         raise OutputError(f"{path}: {problem}")
+
+
+def data_path(path: Path) -> Path:
+    """Where the weights of a model over 2 GB are written."""
+    return path.with_name(f"{path.name}.data")
 
 
 def why_not_writable(path: Path) -> str | None:
@@ -85,10 +93,10 @@ def write_whole(contents: Mapping[Path, bytes | memoryview]) -> None:
 
 
 def _save_into(proto: onnx.ModelProto, folder: Path, path: Path) -> None:
-    written, data = folder / path.name, f"{path.name}.data"
+    written, data = folder / path.name, data_path(path).name
     if stored_bytes(proto) <= _LARGEST:
         written.write_bytes(proto.SerializeToString(deterministic=True))
     else:
         onnx.save(proto, str(written), save_as_external_data=True, location=data)
-        (folder / data).replace(path.with_name(data))
+        (folder / data).replace(data_path(path))
     written.replace(path)

@@ -12,7 +12,7 @@ from fusewright.calibrate import RandomSamples, open_samples
 from fusewright.engine.profiles import check_shapes
 from fusewright.errors import DataError, PlanError
 from fusewright.graph.collector import without_gc
-from fusewright.graph.load import Source, fingerprint, read_source
+from fusewright.graph.load import Source, fingerprint, model_files, read_source
 from fusewright.graph.save import check_output, save
 from fusewright.graph.session import naming
 from fusewright.graph.workspace import Workspace, embed
@@ -214,5 +214,5 @@ def finish(plan: Plan, job: Job, target: Path | None) -> Result:
 def _target(out: str | Path | None, source: Source) -> Path | None:
     if out is None:
         return None
-    check_output(Path(out), source.path)
+    check_output(Path(out), *model_files(source.path, source.proto))
     return Path(out)
