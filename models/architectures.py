@@ -40,8 +40,46 @@ def _timm(factory: str, **options: Any) -> Spec:
     return Spec("timm", factory, options)
 
 
-_SMALL_VIT = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3}
+_SMALL = {"hidden_size": 96, "num_attention_heads": 3, "intermediate_size": 384}
 _PIXELS = {"pixel_values": (3, 224, 224)}
+_TOKENS = {"input_ids": (64,), "attention_mask": (64,)}
+
+
+def _hf(factory: str, attention: str, inputs: Mapping[str, tuple[int, ...]], **options: Any) -> Spec:
+    words = options.get("vocab_size", 0)
+    options["attn_implementation"] = attention
+    return Spec("transformers", factory, options, inputs, words)
+
+
+def _hf_vit(attention: str) -> Spec:
+    return _hf("ViTForImageClassification", attention, _PIXELS, **_SMALL, num_hidden_layers=12)
+
+
+def _hf_swin(factory: str, **options: Any) -> Spec:
+    # torch 2.13's dynamo exporter fails on its sdpa.
+    return _hf(factory, "eager", _PIXELS, embed_dim=48, num_heads=[2, 4, 8, 16], **options)
+
+
+def _hf_text(factory: str, attention: str = "sdpa", **options: Any) -> Spec:
+    return _hf(factory, attention, _TOKENS, vocab_size=1000, **options)
+
+
+_BERT = {**_SMALL, "num_hidden_layers": 4}
+_DISTILBERT = {"dim": 96, "n_layers": 4, "n_heads": 3, "hidden_dim": 384}
+_GPT2 = {"n_embd": 96, "n_layer": 4, "n_head": 3, "use_cache": False, "pad_token_id": 0}
+_DETR = {
+    "use_timm_backbone": False,
+    "use_pretrained_backbone": False,
+    "backbone": None,
+    "d_model": 96,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 3,
+    "decoder_attention_heads": 3,
+    "encoder_ffn_dim": 384,
+    "decoder_ffn_dim": 384,
+    "num_queries": 20,
+}
 
 ZOO: dict[str, Spec] = {
     "resnet18": _tv("resnet18"),
@@ -64,30 +102,20 @@ ZOO: dict[str, Spec] = {
     "swin_tiny_patch4_window7_224": _timm("swin_tiny_patch4_window7_224"),
     "repvgg_a0": _timm("repvgg_a0"),
     "mobilenetv4_conv_small": _timm("mobilenetv4_conv_small"),
-    "hf_vit": Spec(
-        "transformers",
-        "ViTForImageClassification",
-        {**_SMALL_VIT, "intermediate_size": 384},
-        _PIXELS,
+    "swinv2_tiny_window8_256": Spec(
+        "timm", "swinv2_tiny_window8_256", inputs={"input": (3, 256, 256)}
     ),
-    "hf_swin": Spec(
-        "transformers",
-        "SwinForImageClassification",
-        {
-            "embed_dim": 48,
-            "depths": [2, 2],
-            "num_heads": [2, 4],
-            "attn_implementation": "eager",  # torch 2.13's dynamo exporter fails on its sdpa
-        },
-        _PIXELS,
-    ),
-    "hf_bert": Spec(
-        "transformers",
-        "BertForSequenceClassification",
-        {**_SMALL_VIT, "intermediate_size": 384, "vocab_size": 1000},
-        {"input_ids": (64,), "attention_mask": (64,)},
-        vocabulary=1000,
-    ),
+    "hf_vit_eager": _hf_vit("eager"),
+    "hf_vit_sdpa": _hf_vit("sdpa"),
+    "hf_swin": _hf_swin("SwinForImageClassification", depths=[2, 2, 6, 2]),
+    "hf_swinv2": _hf_swin("Swinv2ForImageClassification", depths=[2, 2, 6, 2], window_size=7),
+    "hf_bert_eager": _hf_text("BertForSequenceClassification", "eager", **_BERT),
+    "hf_bert_sdpa": _hf_text("BertForSequenceClassification", **_BERT),
+    "hf_roberta": _hf_text("RobertaForSequenceClassification", **_BERT),
+    "hf_distilbert": _hf_text("DistilBertForSequenceClassification", **_DISTILBERT),
+    "hf_gpt2": _hf_text("GPT2LMHeadModel", "eager", **_GPT2),
+    "hf_gpt2_sdpa": _hf_text("GPT2LMHeadModel", "sdpa", **_GPT2),
+    "hf_detr": _hf("DetrForObjectDetection", "eager", _PIXELS, **_DETR),
 }
 
 

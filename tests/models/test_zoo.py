@@ -61,7 +61,7 @@ def test_table_holds_what_the_issue_names(zoo: ModuleType) -> None:
     named = {"resnet18", "resnet50", "mobilenet_v3_large", "efficientnet_b0", "convnext_tiny"}
     named |= {"densenet121", "googlenet", "regnet_y_400mf", "vit_b_16", "swin_t"}
     named |= {"vit_small_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"}
-    assert named | {"hf_vit", "hf_swin", "hf_bert"} <= set(zoo.ZOO)
+    assert named | {"hf_vit_sdpa", "hf_swin", "hf_bert_eager", "hf_gpt2", "hf_detr"} <= set(zoo.ZOO)
 
 
 def test_unknown_exporter(zoo: ModuleType, tmp_path: Path) -> None:
