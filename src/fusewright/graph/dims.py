@@ -171,6 +171,12 @@ def smaller(a: Size, b: Size) -> Size | None:
     return Dim((((Smaller(bound, of),), 1),)) if isinstance(of, Dim) and bound > 0 else None
 
 
+def is_cut_from(a: Size, b: Size) -> bool:
+    """Whether a is min(n, b) for some number n."""
+    parts = [monomial for monomial, factor in _terms(a) if factor == 1]
+    return len(parts) == 1 and len(parts[0]) == 1 and getattr(parts[0][0], "of", None) == b
+
+
 def parse(text: str) -> Size | None:
     """Reads what `str` writes, and what torch's exporter writes of this kind; else None."""
     try:

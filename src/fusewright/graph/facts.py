@@ -17,8 +17,8 @@ from fusewright.graph.walk import attribute, input_at, is_constant, peek
 
 # Larger tensors are data, not shapes.
 MOST_VALUES = 64
-Values: TypeAlias = npt.NDArray[np.object_]
-"""Elements of a tensor: int, bool, NumPy float, `Dim`, or None where unknown."""
+Values: TypeAlias = npt.NDArray[Any]
+"""Elements of a tensor as objects: int, bool, NumPy float, `Dim`, or None where unknown."""
 
 
 @dataclass

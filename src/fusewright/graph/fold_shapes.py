@@ -1,0 +1,173 @@
+"""Folding of shape arithmetic that onnxruntime has to leave: what is known of dynamic shapes.
+
+A model with a dynamic batch keeps thousands of Shape, Gather and Concat nodes (TorchScript's Swin:
+2,000) although all sizes but the batch are numbers. Here
+- integers that are known become stored constants,
+- a Reshape to a computed shape gets a stored one, with -1, or 0 for what it copies,
+- shape tensors that hold the same are computed once,
+- what changes nothing (Reshape, Expand, Slice to the same shape) goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.dims import Dim, Shape
+from fusewright.graph.edit import Names, bypass, redirect, sweep
+from fusewright.graph.facts import Facts, Values
+from fusewright.graph.model import Model
+from fusewright.graph.symbolic import propagate, write_shapes
+from fusewright.graph.walk import STANDARD_DOMAINS, input_at, is_constant, producer, values
+
+
+def computes_shapes(proto: onnx.ModelProto) -> bool:
+    """Whether anything in the model depends on the shape of a tensor."""
+    return any(node.op_type in ("Shape", "Size") for node in proto.graph.node)
+
+
+def fold_shapes(model: Model) -> int:
+    """Folds the shape arithmetic of `model`, in place, and annotates every tensor's shape.
+
+    Returns the number of changes. Frozen nodes, and what they read, stay as they are.
+    """
+    graph = model.graph
+    facts = propagate(graph)
+    fold = _Fold(model, facts)
+    nodes = [node for node in graph.nodes if node.name not in model.frozen]
+    count = sum(fold.fix_target(node) for node in nodes if node.op == "Reshape")
+    count += sum(fold.store(node) for node in nodes)
+    count += sum(fold.share(node) for node in nodes)
+    count += sum(fold.skip(node) for node in nodes if node.op in _SHAPERS)
+    write_shapes(graph, facts)
+    if count:
+        sweep(graph)
+    return count
+
+
+_SHAPERS = ("Expand", "Reshape", "Slice", "Transpose")
+
+
+class _Fold:
+    """The single edits; each says whether it changed anything."""
+
+    def __init__(self, model: Model, facts: Facts) -> None:
+        self.model, self.graph, self.facts = model, model.graph, facts
+        self.names = Names(model.graph)
+        self.outputs = {id(tensor) for tensor in model.graph.outputs}
+        self.first: dict[Hashable, gs.Tensor] = {}
+
+    def fix_target(self, node: gs.Node) -> bool:
+        """Gives a Reshape a stored target."""
+        if node.domain not in STANDARD_DOMAINS or is_constant(node.inputs[1]):
+            return False
+        shapes = self.facts.shape(node.inputs[0]), self.facts.shape(node.outputs[0])
+        return self._set_target(node, *shapes)
+
+    def _set_target(self, node: gs.Node, before: Shape | None, after: Shape | None) -> bool:
+        target = None if after is None else stored_target(before, after)
+        if target is None:
+            return False
+        array = np.array(target, np.int64)
+        node.inputs[1] = gs.Constant(self.names.fresh(f"{node.name}_target"), array)
+        node.attrs.pop("allowzero", None)
+        return True
+
+    def store(self, node: gs.Node) -> bool:
+        """Makes a constant of the output whose integers are known."""
+        arrays = [(t, self._integers(t)) for t in node.outputs if t.outputs]
+        if not arrays or any(array is None for _, array in arrays):
+            return False
+        node.outputs.clear()
+        for tensor, array in arrays:
+            tensor.to_constant(array)
+        return True
+
+    def _integers(self, tensor: gs.Tensor) -> np.ndarray | None:
+        value, dtype = self.facts.value(tensor), tensor.dtype
+        if value is None or dtype is None or not self._is_free(tensor):
+            return None
+        if any(type(element) not in (int, bool) for element in value.flat):
+            return None
+        dtype = np.dtype(dtype)
+        if dtype.kind == "b":
+            return value.astype(dtype)
+        limits = np.iinfo(dtype) if dtype.kind in "iu" else None
+        fits = limits is not None and all(limits.min <= v <= limits.max for v in value.flat)
+        return value.astype(dtype) if fits else None
+
+    def _is_free(self, tensor: gs.Tensor) -> bool:
+        """Whether neither the model's interface nor a frozen node has a hold on the tensor."""
+        readers = (node.name for node in tensor.outputs)
+        return id(tensor) not in self.outputs and self.model.frozen.isdisjoint(readers)
+
+    def share(self, node: gs.Node) -> bool:
+        """Lets the consumers of a shape tensor read the first one that holds the same."""
+        if len(node.outputs) != 1 or not node.outputs[0].outputs:
+            return False
+        tensor = node.outputs[0]
+        value = self.facts.value(tensor)
+        if value is None or tensor.dtype is None or not _is_symbolic(value):
+            return False
+        key = str(tensor.dtype), value.shape, tuple(value.flat)
+        first = self.first.setdefault(key, tensor)
+        if first is tensor or not self._is_free(tensor):
+            return False
+        redirect(tensor, first)
+        return True
+
+    def skip(self, node: gs.Node) -> bool:
+        """Takes out what does not change its input; one Reshape of two is enough."""
+        if not node.outputs or node.domain not in STANDARD_DOMAINS:
+            return False
+        x, y = node.inputs[0], node.outputs[0]
+        before, after = self.facts.shape(x), self.facts.shape(y)
+        if after is not None and None not in after and before == after and self._keeps_order(node):
+            return self._is_free(y) and bypass(self.graph, node, x)
+        return node.op == "Reshape" and self._join(node, x, after)
+
+    def _keeps_order(self, node: gs.Node) -> bool:
+        if node.op == "Transpose":
+            perm = node.attrs.get("perm")
+            return perm is not None and perm == sorted(perm)
+        if node.op == "Slice" and input_at(node, 4) is not None:
+            steps = self.facts.ints_at(node, 4)
+            return steps is not None and all(step == 1 for step in steps)
+        return True
+
+    def _join(self, node: gs.Node, x: gs.Tensor, after: Shape | None) -> bool:
+        """Reshape(Reshape(x)) → Reshape(x), where nothing else reads what is between."""
+        inner = producer(x)
+        if inner is None or inner.op != "Reshape" or len(x.outputs) > 1 or not self._is_free(x):
+            return False
+        if not is_constant(node.inputs[1]):
+            return False
+        if (values(node.inputs[1]) == 0).any() and not self._set_target(
+            node, self.facts.shape(inner.inputs[0]), after
+        ):
+            return False
+        node.inputs[0] = inner.inputs[0]
+        return True
+
+
+def stored_target(before: Shape | None, after: Shape) -> list[int] | None:
+    """A Reshape's target that gives the shape `after` whatever the symbols are; None: no such.
+
+    One dimension that is no number is -1; of several, those that keep their position are 0.
+    """
+    if any(isinstance(dim, int) and dim == 0 for dim in after):
+        return None
+    target = [dim if isinstance(dim, int) else -1 for dim in after]
+    for i, dim in enumerate(after):
+        stays = before is not None and i < len(before) and dim is not None and before[i] == dim
+        if isinstance(dim, Dim) and stays and target.count(-1) > 1:
+            target[i] = 0
+    return target if target.count(-1) <= 1 else None
+
+
+def _is_symbolic(value: Values) -> bool:
+    known = all(element is not None for element in value.flat)
+    return known and any(isinstance(element, Dim) for element in value.flat)

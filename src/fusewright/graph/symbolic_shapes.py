@@ -1,0 +1,348 @@
+"""Shapes behind operators that move elements, or make tensors of a computed size.
+
+One function per operator, as in `symbolic_layers`, whose table is part of this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.dims import Dim, Shape, Size, at_least, quotient, smaller
+from fusewright.graph.facts import Facts, product
+from fusewright.graph.symbolic_layers import (
+    LAYERS,
+    ShapeFunction,
+    broadcast,
+    unified,
+)
+from fusewright.graph.walk import input_at
+
+# Exporters write the largest integer, or nearly, for "to the end".
+_TO_THE_END = 1 << 31
+
+
+def shapes_of(node: gs.Node, facts: Facts) -> Sequence[Shape | None]:
+    """Shapes of the node's first outputs; None where the rank is unknown."""
+    if node.op == "Split":
+        return _split(node, facts)
+    function = SHAPES.get(node.op)
+    if function is None:
+        return ()
+    # The second output, where it has the shape of the first: TopK's and MaxPool's indices.
+    twice = node.op in ("Dropout", "MaxPool", "TopK") and len(node.outputs) > 1
+    return [function(node, facts)] * (2 if twice else 1)
+
+
+def _shape(node: gs.Node, facts: Facts) -> Shape | None:
+    x = facts.shape_at(node, 0)
+    if x is None:
+        return (None,)
+    return (len(x[slice(node.attrs.get("start"), node.attrs.get("end"))]),)
+
+
+def _scalar(node: gs.Node, facts: Facts) -> Shape:
+    return ()
+
+
+def _target(node: gs.Node, facts: Facts, index: int = 1) -> Shape | None:
+    """The shape that an input holds."""
+    sizes = facts.sizes_at(node, index)
+    return None if sizes is None else tuple(sizes)
+
+
+def _reshape(node: gs.Node, facts: Facts) -> Shape | None:
+    x, target = facts.shape_at(node, 0), _target(node, facts)
+    if target is None:
+        return None
+    copies = [] if facts.attr(node, "allowzero") else [i for i, d in enumerate(target) if d == 0]
+    # What is copied from its own position is on both sides: it may be unknown.
+    found = [(x[i] if x is not None and i < len(x) else None) if i in copies else d
+             for i, d in enumerate(target)]  # fmt: skip
+    open_axes = [i for i, d in enumerate(found) if i not in copies and (d is None or d == -1)]
+    if len(open_axes) == 1:
+        rest = [d for i, d in enumerate(found) if i not in copies and i != open_axes[0]]
+        given = None if x is None else product([d for i, d in enumerate(x) if i not in copies])
+        count = product(rest)
+        found[open_axes[0]] = None if given is None or count is None else quotient(given, count)
+    return tuple(None if i in open_axes and d == -1 else d for i, d in enumerate(found))
+
+
+def _flatten(node: gs.Node, facts: Facts) -> Shape | None:
+    x = facts.shape_at(node, 0)
+    if x is None:
+        return None
+    axis = int(facts.attr(node, "axis"))
+    axis += len(x) if axis < 0 else 0
+    return product(x[:axis]), product(x[axis:])
+
+
+def _transpose(node: gs.Node, facts: Facts) -> Shape | None:
+    x = facts.shape_at(node, 0)
+    if x is None:
+        return None
+    return tuple(x[i] for i in node.attrs.get("perm") or reversed(range(len(x))))
+
+
+def _squeeze(node: gs.Node, facts: Facts) -> Shape | None:
+    x = facts.shape_at(node, 0)
+    axes = None if x is None else facts.axes(node, len(x))
+    if x is None or axes is None:
+        return None
+    if not axes:
+        if not all(isinstance(dim, int) for dim in x):
+            return None
+        axes = [i for i, dim in enumerate(x) if dim == 1]
+    return tuple(dim for i, dim in enumerate(x) if i not in axes)
+
+
+def _unsqueeze(node: gs.Node, facts: Facts) -> Shape | None:
+    x = facts.shape_at(node, 0)
+    given = node.attrs.get("axes") or facts.ints_at(node, 1)
+    if x is None or given is None:
+        return None
+    rank, old = len(x) + len(given), iter(x)
+    axes = [int(axis) % rank for axis in given]
+    return tuple(1 if i in axes else next(old) for i in range(rank))
+
+
+def _expand(node: gs.Node, facts: Facts) -> Shape | None:
+    return broadcast(facts.shape_at(node, 0), _target(node, facts))
+
+
+def _tile(node: gs.Node, facts: Facts) -> Shape | None:
+    x, repeats = facts.shape_at(node, 0), _target(node, facts)
+    if x is None or repeats is None:
+        return None
+    return tuple(product(pair) for pair in zip(x, repeats, strict=True))
+
+
+def _concat(node: gs.Node, facts: Facts) -> Shape | None:
+    given = [facts.shape(tensor) for tensor in node.inputs]
+    shapes = [shape for shape in given if shape is not None]
+    if len(shapes) < len(given):
+        return None
+    axis = int(node.attrs["axis"]) % len(shapes[0])
+    columns = list(zip(*shapes, strict=True))
+    return tuple(_sum(dims) if i == axis else unified(dims) for i, dims in enumerate(columns))
+
+
+def _sum(dims: Sequence[Size | None]) -> Size | None:
+    known = [dim for dim in dims if dim is not None]
+    return sum(known, start=0) if len(known) == len(dims) else None
+
+
+def _split(node: gs.Node, facts: Facts) -> list[Shape | None]:
+    x, count = facts.shape_at(node, 0), len(node.outputs)
+    if x is None:
+        return [None] * count
+    axis = int(facts.attr(node, "axis")) % len(x)
+    parts: Sequence[Size | None] | None = node.attrs.get("split")
+    if parts is None and input_at(node, 1) is not None:
+        parts = facts.sizes_at(node, 1)
+    elif parts is None:
+        parts = _equal_parts(x[axis], int(node.attrs.get("num_outputs", count)))
+    parts = [None] * count if parts is None else parts
+    return [(*x[:axis], part, *x[axis + 1 :]) for part in parts]
+
+
+def _equal_parts(size: Size | None, count: int) -> list[Size | None]:
+    whole = None if size is None else quotient(size, count)
+    if whole is not None or not isinstance(size, int):
+        return [whole] * count
+    part = -(-size // count)
+    return [*[part] * (count - 1), size - part * (count - 1)]
+
+
+def _slice(node: gs.Node, facts: Facts) -> Shape | None:
+    x = facts.shape_at(node, 0)
+    starts, ends = facts.sizes_at(node, 1), facts.sizes_at(node, 2)
+    if x is None:
+        return None
+    unknown = tuple(None for _ in x)
+    if starts is None or ends is None:
+        return unknown
+    axes = list(range(len(starts))) if input_at(node, 3) is None else facts.ints_at(node, 3)
+    steps = [1] * len(starts) if input_at(node, 4) is None else facts.sizes_at(node, 4)
+    if axes is None or steps is None:
+        return unknown
+    found = list(x)
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        found[axis] = _sliced(x[axis], start, end, step)
+    return tuple(found)
+
+
+def _sliced(
+    size: Size | None, start: Size | None, end: Size | None, step: Size | None
+) -> Size | None:
+    """How many elements `[start:end:step]` of `size` has."""
+    if size is None or start is None or end is None or not isinstance(step, int) or not step:
+        return None
+    if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
+        return len(range(*slice(start, end, step).indices(size)))
+    if step == -1 and start == -1 and isinstance(end, int) and end < -_TO_THE_END:
+        return size
+    if step != 1:
+        return None
+    if start == 0 and isinstance(size, int) and isinstance(end, Dim) and _is_positive(end):
+        return smaller(size, end)
+    first, last = _position(start, size), _position(end, size)
+    if first is None or last is None:
+        return None
+    if _is_positive(last - first):
+        return last - first
+    return 0 if _is_positive(first - last) else None
+
+
+def _position(index: Size, size: Size) -> Size | None:
+    """An index made non-negative and cut to the size, where it is certain what that gives."""
+    if isinstance(index, int) and index >= _TO_THE_END:
+        return size
+    if isinstance(index, int) and index < 0:
+        index = size + index
+        return index if _is_positive(index) else None
+    return index if _is_positive(index) and _is_positive(size - index) else None
+
+
+def _is_positive(size: Size) -> bool:
+    lower = at_least(size)
+    return lower is not None and lower >= 0
+
+
+def _gather(node: gs.Node, facts: Facts) -> Shape | None:
+    x, indices = facts.shape_at(node, 0), facts.shape_at(node, 1)
+    if x is None or indices is None:
+        return None
+    axis = int(facts.attr(node, "axis")) % len(x)
+    return (*x[:axis], *indices, *x[axis + 1 :])
+
+
+def _gather_elements(node: gs.Node, facts: Facts) -> Shape | None:
+    return facts.shape_at(node, 1)
+
+
+def _gather_nd(node: gs.Node, facts: Facts) -> Shape | None:
+    x, indices = facts.shape_at(node, 0), facts.shape_at(node, 1)
+    if x is None or not indices or not isinstance(indices[-1], int):
+        return None
+    return (*indices[:-1], *x[int(facts.attr(node, "batch_dims")) + indices[-1] :])
+
+
+def _pad(node: gs.Node, facts: Facts) -> Shape | None:
+    x, pads = facts.shape_at(node, 0), facts.sizes_at(node, 1)
+    if x is None or pads is None:
+        return None if x is None else tuple(None for _ in x)
+    axes = list(range(len(x))) if input_at(node, 3) is None else facts.ints_at(node, 3)
+    if axes is None:
+        return tuple(None for _ in x)
+    found = list(x)
+    for i, axis in enumerate(axes):
+        found[axis] = _sum([x[axis], pads[i], pads[i + len(axes)]])
+    return tuple(found)
+
+
+def _range(node: gs.Node, facts: Facts) -> Shape:
+    ends = [facts.value_at(node, i) for i in range(3)]
+    start, limit, step = (None if end is None else end.item() for end in ends)
+    if start is None or limit is None or step is None or not step:
+        return (None,)
+    if isinstance(step, int) and step == 1:
+        count = limit - start
+        return (count,) if _is_positive(count) else (0 if _is_positive(-count) else None,)
+    if not all(type(end) is int for end in (start, limit, step)):
+        return (None,)
+    return (len(range(start, limit, step)),)
+
+
+def _top_k(node: gs.Node, facts: Facts) -> Shape | None:
+    x, k = facts.shape_at(node, 0), facts.sizes_at(node, 1)
+    if x is None or k is None:
+        return None
+    axis = int(facts.attr(node, "axis")) % len(x)
+    return (*x[:axis], k[0], *x[axis + 1 :])
+
+
+def _one_hot(node: gs.Node, facts: Facts) -> Shape | None:
+    indices, depth = facts.shape_at(node, 0), facts.sizes_at(node, 1)
+    if indices is None or depth is None:
+        return None
+    axis = int(facts.attr(node, "axis")) % (len(indices) + 1)
+    return (*indices[:axis], depth[0], *indices[axis:])
+
+
+def _resize(node: gs.Node, facts: Facts) -> Shape | None:
+    x = facts.shape_at(node, 0)
+    stretches = node.attrs.get("keep_aspect_ratio_policy", "stretch") == "stretch"
+    if x is None or not stretches:
+        return None
+    axes = [int(axis) % len(x) for axis in node.attrs.get("axes") or range(len(x))]
+    found = list(x)
+    if input_at(node, 3) is not None:
+        sizes = facts.sizes_at(node, 3) or [None] * len(axes)
+        for axis, size in zip(axes, sizes, strict=True):
+            found[axis] = size
+        return tuple(found)
+    scales = facts.value_at(node, 2)
+    for i, axis in enumerate(axes):
+        found[axis] = None if scales is None else _scaled(x[axis], scales.reshape(-1)[i])
+    return tuple(found)
+
+
+def _scaled(size: Size | None, scale: object) -> Size | None:
+    """⌊size·scale⌋, as it comes out in either precision."""
+    if size is None or not isinstance(scale, np.floating):
+        return None
+    if scale == np.floor(scale):
+        return size * int(scale)
+    if not isinstance(size, int):
+        return None
+    exact, rounded = int(np.floor(size * float(scale))), int(np.floor(np.float32(size) * scale))
+    return exact if exact == rounded else None
+
+
+def _blocks(node: gs.Node, facts: Facts) -> Shape | None:
+    """DepthToSpace and SpaceToDepth."""
+    x, side = facts.shape_at(node, 0), int(node.attrs["blocksize"])
+    if x is None or len(x) != 4:
+        return None
+    n, c, h, w = x
+    if node.op == "DepthToSpace":
+        channels = None if c is None else quotient(c, side * side)
+        return n, channels, product([h, side]), product([w, side])
+    low, wide = (None if size is None else quotient(size, side) for size in (h, w))
+    return n, product([c, side * side]), low, wide
+
+
+def _non_zero(node: gs.Node, facts: Facts) -> Shape | None:
+    x = facts.shape_at(node, 0)
+    return None if x is None else (len(x), None)
+
+
+SHAPES: Mapping[str, ShapeFunction] = {
+    **LAYERS,
+    "Concat": _concat,
+    "ConstantOfShape": lambda node, facts: _target(node, facts, 0),
+    "DepthToSpace": _blocks,
+    "Expand": _expand,
+    "Flatten": _flatten,
+    "Gather": _gather,
+    "GatherElements": _gather_elements,
+    "GatherND": _gather_nd,
+    "NonZero": _non_zero,
+    "OneHot": _one_hot,
+    "Pad": _pad,
+    "Range": _range,
+    "Reshape": _reshape,
+    "Resize": _resize,
+    "Shape": _shape,
+    "Size": _scalar,
+    "Slice": _slice,
+    "SpaceToDepth": _blocks,
+    "Squeeze": _squeeze,
+    "Tile": _tile,
+    "TopK": _top_k,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}
