@@ -16,7 +16,18 @@ from fusewright.graph.walk import (
     producer,
     scalar,
 )
-from fusewright.match.pattern import COMMUTATIVE, Const, OneOf, Op, Pattern, Var, repeated
+from fusewright.match.pattern import (
+    COMMUTATIVE,
+    Again,
+    Chain,
+    Const,
+    Extra,
+    OneOf,
+    Op,
+    Pattern,
+    Var,
+    repeated,
+)
 
 _RELATIVE = 1e-4
 
@@ -77,6 +88,10 @@ class _State(NamedTuple):
 
     def laid_on(self, pattern: Pattern) -> gs.Tensor | None:
         return next((t for key, t in self.laid if key == id(pattern)), None)
+
+    def numbered(self, name: str, tensor: gs.Tensor) -> _State:
+        number = sum(bound.startswith(name) for bound, _ in self.tensors)
+        return self._replace(tensors=(*self.tensors, (f"{name}{number}", tensor)))
 
     def has(self, node: gs.Node) -> bool:
         return any(n is node for n in self.nodes)
@@ -150,6 +165,14 @@ class Matcher:
             yield from self._const(pattern, tensor, state)
         elif isinstance(pattern, OneOf):
             yield from self._one_of(pattern, tensor, state)
+        elif isinstance(pattern, Extra):
+            yield from self._extra(pattern, tensor, state)
+        elif isinstance(pattern, (Chain, Again)):
+            chain = pattern.chain if isinstance(pattern, Again) else pattern
+            node = producer(tensor)
+            if node is not None and node.op in chain.starts:
+                yield from self._tensor(chain.step, tensor, state)
+            yield from self._tensor(chain.inner, tensor, state)
         elif tensor.is_empty():
             yield state
         else:
@@ -175,6 +198,12 @@ class Matcher:
         else:
             self._miss(state, f"'{bound.name}' again", f"'{tensor.name}'")
 
+    def _extra(self, pattern: Extra, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
+        if tensor.is_empty():
+            self._miss(state, f"a tensor '{pattern.name}'", "nothing")
+            return
+        yield state.numbered(pattern.name, tensor)
+
     def _const(self, pattern: Const, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
         if not is_constant(tensor):
             self._miss(state, pattern.expected, f"the computed tensor '{tensor.name}'")
@@ -184,6 +213,8 @@ class Matcher:
             self._miss(state, pattern.expected, _describe(tensor))
         elif pattern.name is None:
             yield state
+        elif pattern.many:
+            yield state.numbered(pattern.name, tensor)
         else:
             bound = state.find(pattern.name)
             if bound is None:

@@ -27,6 +27,13 @@ class Var:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """Any tensor, computed or stored, bound to `name` and a number: a mask, a bias, another one."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class Const:
     """A stored tensor, bound to `name`.
 
@@ -34,12 +41,14 @@ class Const:
         value: with one element of any rank, within 1e-4 relative of this number (exporters write
             constants in float16 and float32, and 1/6 as 0.16667).
         test: a further condition on the tensor; `expected` says it in words.
+        many: bound to `name` and a number, as one of several.
     """
 
     name: str | None = None
     value: float | None = None
     test: Callable[[gs.Constant], bool] | None = None
     expected: str = "a stored tensor"
+    many: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +89,25 @@ class Op:
         return self.skippable or op in self.types
 
 
-Pattern = Var | Const | Optional | OneOf | Op
+@dataclass(frozen=True)
+class Chain:
+    """Zero or more steps on the way to `inner`; a step's pattern holds `Again` where it goes on.
+
+    `starts` are the operators that a step can end with.
+    """
+
+    inner: Pattern
+    step: Pattern
+    starts: frozenset[str]
+
+
+class Again:
+    """The place in a chain's step where the chain goes on."""
+
+    chain: Chain
+
+
+Pattern = Var | Extra | Const | Optional | OneOf | Op | Chain | Again
 
 
 def var(name: str) -> Var:
@@ -118,6 +145,19 @@ def maybe(types: str, *inputs: Pattern, name: str | None = None, **attrs: Any) -
     return Op(frozenset(types.split("|")), inputs, attrs, name, skippable=True)
 
 
+def extra(name: str) -> Extra:
+    """Any tensor, one of several under this name."""
+    return Extra(name)
+
+
+def chain(inner: Pattern, step: Callable[[Pattern], Pattern]) -> Chain:
+    """`inner`, or step(inner), or step(step(inner)) and so on, the longest first."""
+    again = Again()
+    pattern = step(again)
+    again.chain = Chain(inner, pattern, root_types(pattern))
+    return again.chain
+
+
 def root_types(pattern: Pattern) -> frozenset[str]:
     """Operator types that the last node of a match can have."""
     if isinstance(pattern, OneOf):
@@ -125,7 +165,22 @@ def root_types(pattern: Pattern) -> frozenset[str]:
     if isinstance(pattern, Op):
         below = root_types(pattern.inputs[0]) if pattern.skippable else frozenset()
         return pattern.types | below
+    if isinstance(pattern, Chain):
+        return root_types(pattern.step) | root_types(pattern.inner)
     return frozenset()
+
+
+def _below(pattern: Pattern) -> tuple[Pattern, ...]:
+    match pattern:
+        case Op():
+            return pattern.inputs
+        case OneOf():
+            return pattern.options
+        case Optional():
+            return (pattern.inner,)
+        case Chain():
+            return pattern.step, pattern.inner
+    return ()
 
 
 def repeated(pattern: Pattern) -> frozenset[int]:
@@ -134,11 +189,12 @@ def repeated(pattern: Pattern) -> frozenset[int]:
     twice: set[int] = set()
 
     def visit(inner: Pattern) -> None:
-        if isinstance(inner, (Op, OneOf)):
-            (twice if id(inner) in seen else seen).add(id(inner))
-        below = inner.inputs if isinstance(inner, Op) else ()
-        below = inner.options if isinstance(inner, OneOf) else below
-        for one in (inner.inner,) if isinstance(inner, Optional) else below:
+        if id(inner) in seen:
+            # What is inside stands in one place: this one.
+            twice.update({id(inner)} if isinstance(inner, (Op, OneOf)) else ())
+            return
+        seen.add(id(inner))
+        for one in _below(inner):
             visit(one)
 
     visit(pattern)

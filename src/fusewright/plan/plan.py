@@ -26,9 +26,10 @@ class Group:
         nodes: names in the input file; an unnamed node goes by its first output.
         inputs: the computed tensors it reads, in the order of the call.
         parameters: the stored tensors behind them, by their name in the kind.
-        output: the tensor it writes.
+        outputs: the tensors it writes for others.
         members: names of its nodes in the normalized graph, in topological order.
         inputs_to_quantize: positions in `inputs` that get a Q/DQ pair when the decision is INT8.
+        details: what is known of it beyond its kind: head size, window; plain values.
         decision: `int8` or `float`; later precisions extend the set.
         reason: why.
         apply: False switches the group off: neither quantized nor collapsed.
@@ -39,10 +40,11 @@ class Group:
     nodes: tuple[str, ...]
     inputs: tuple[str, ...]
     parameters: dict[str, str]
-    output: str
+    outputs: tuple[str, ...]
     members: tuple[str, ...]
     ops: tuple[str, ...]
     inputs_to_quantize: tuple[int, ...]
+    details: dict[str, Any] = field(default_factory=dict)
     decision: str = FLOAT
     reason: str = ""
     apply: bool = True
@@ -64,8 +66,9 @@ class Group:
             "name": self.name,
             "nodes": list(self.nodes),
             "inputs": list(self.inputs),
-            "output": self.output,
+            "outputs": list(self.outputs),
             "inputs_to_quantize": list(self.inputs_to_quantize),
+            "details": self.details,
             "weights": [
                 {"tensor": self.parameters[name], "axis": axis}
                 for name, axis in self.spec.weights.items()

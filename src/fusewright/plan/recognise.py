@@ -11,8 +11,9 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.collector import without_gc
 from fusewright.graph.model import Model
 from fusewright.graph.walk import STANDARD_DOMAINS, levels, producer
-from fusewright.groups import CATALOGUE, GroupKind
-from fusewright.match.matcher import Match, Matcher, Miss
+from fusewright.groups import CATALOGUE, Finding, GroupKind
+from fusewright.match.attention import Scene, probe_sizes
+from fusewright.match.matcher import Matcher, Miss
 from fusewright.match.pattern import root_types
 from fusewright.plan.plan import HEAVY_OPS, Group, Plan, Unclaimed
 
@@ -22,6 +23,7 @@ class _Search:
     """One walk of the catalogue over one graph."""
 
     model: Model
+    scene: Scene
     position: dict[int, int]
     level: dict[int, int]
     by_op: dict[str, list[gs.Node]]
@@ -49,7 +51,8 @@ def recognise(
     for node in nodes:
         by_op[node.op].append(node)
     position = {id(node): i for i, node in enumerate(nodes)}
-    search = _Search(model, position, levels(nodes), by_op)
+    scene = Scene(model.opset, tuple(model.graph.outputs), probe_sizes(model.graph))
+    search = _Search(model, scene, position, levels(nodes), by_op)
     search.claimed.update(id(node) for node in nodes if node.name in model.frozen)
     with without_gc():
         for kind in catalogue:
@@ -68,58 +71,61 @@ def _search_kind(kind: GroupKind, search: _Search) -> None:
     for root in roots:
         if id(root) in search.claimed:
             continue
-        match = _best(kind, matcher, root, search)
-        if match is not None:
-            search.claimed.update(id(node) for node in match.nodes)
-            search.groups.append(_to_group(kind, match, search))
+        finding = _best(kind, matcher, root, search)
+        if finding is not None:
+            search.claimed.update(id(node) for node in finding.nodes)
+            search.groups.append(_to_group(kind, finding, search))
         elif matcher.miss is not None and matcher.miss.depth > 1:
             search.misses.append(matcher.miss)
 
 
-def _best(kind: GroupKind, matcher: Matcher, root: gs.Node, search: _Search) -> Match | None:
+def _best(kind: GroupKind, matcher: Matcher, root: gs.Node, search: _Search) -> Finding | None:
     """Of several ways to end at `root`, the one on the longer branch, then the first in order."""
     candidates = []
     for match in matcher.all_at(root):
-        if any(id(node) in search.claimed for node in match.nodes):
-            continue
-        found = kind.rejects(match) if kind.rejects is not None else None
-        if found is not None:
-            matcher.fail(root, kind.formula, found, len(match.nodes))
-        else:
-            candidates.append(match)
-    return max(candidates, key=lambda match: _precedence(match, search), default=None)
+        finding = kind.found(match, search.scene)
+        if isinstance(finding, str):
+            # Deeper than any other way of laying the pattern: this one held to its end.
+            matcher.fail(root, kind.formula, finding, len(match.nodes) + 1)
+        elif not any(id(node) in search.claimed for node in finding.nodes):
+            candidates.append(finding)
+    return max(candidates, key=lambda finding: _precedence(finding, search), default=None)
 
 
-def _precedence(match: Match, search: _Search) -> tuple[int, int]:
-    source = producer(match.tensors["x"])
+def _precedence(finding: Finding, search: _Search) -> tuple[int, int]:
+    source = producer(finding.inputs[0])
     branch = 0 if source is None else search.level[id(source)]
-    return branch, -min(search.position[id(node)] for node in match.nodes)
+    return branch, -min(search.position[id(node)] for node in finding.nodes)
 
 
-def _to_group(kind: GroupKind, match: Match, search: _Search) -> Group:
-    members = sorted(match.nodes, key=lambda node: search.position[id(node)])
-    anchor = match.named[kind.anchor]
+def _to_group(kind: GroupKind, finding: Finding, search: _Search) -> Group:
+    members = sorted(finding.nodes, key=lambda node: search.position[id(node)])
     origins = dict.fromkeys(o for node in members for o in search.model.origin(node))
+    # conv(x) + x reads one tensor: one input of the call.
+    read = [tensor.name for tensor in finding.inputs]
+    inputs = tuple(dict.fromkeys(read))
+    return Group(
+        kind=kind.kind,
+        name=_name(finding.anchor, search),
+        nodes=tuple(origins),
+        inputs=inputs,
+        parameters={name: tensor.name for name, tensor in finding.parameters.items()},
+        outputs=tuple(tensor.name for tensor in finding.outputs),
+        members=tuple(node.name for node in members),
+        ops=tuple(dict.fromkeys(node.op for node in members)),
+        inputs_to_quantize=tuple(sorted({inputs.index(read[i]) for i in finding.to_quantize})),
+        details=dict(finding.details),
+    )
+
+
+def _name(anchor: gs.Node, search: _Search) -> str:
     name = number = (search.model.origin(anchor) or (anchor.name,))[0]
     suffix = 1
     while number in search.names:
         suffix += 1
         number = f"{name}_{suffix}"
     search.names.add(number)
-    # conv(x) + x reads one tensor: one input of the call.
-    read = [match.tensors[n].name for n in kind.inputs]
-    inputs = tuple(dict.fromkeys(read))
-    return Group(
-        kind=kind.kind,
-        name=number,
-        nodes=tuple(origins),
-        inputs=inputs,
-        parameters={n: match.tensors[n].name for n in kind.parameters if n in match.tensors},
-        output=match.output.name,
-        members=tuple(node.name for node in members),
-        ops=tuple(dict.fromkeys(node.op for node in members)),
-        inputs_to_quantize=tuple(sorted({inputs.index(read[i]) for i in kind.inputs_to_quantize})),
-    )
+    return str(number)
 
 
 def _unclaimed(

@@ -1,0 +1,310 @@
+"""Attention: the core softmax(q·kᵀ)·v, and by walking back from it the Linears that feed it.
+
+How q, k and v are split into heads differs in every exporter. The walk goes back through whatever
+only moves elements, and an index tensor then says which rows and columns of the Linear each head
+reads: that is what makes a projection, not its operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.dims import Dim, parse, resolve
+from fusewright.graph.layout import Prober, Region, region_behind
+from fusewright.graph.walk import is_constant, producer, rank_of
+from fusewright.match.matcher import Match
+from fusewright.match.pattern import (
+    Const,
+    Pattern,
+    chain,
+    const,
+    extra,
+    maybe,
+    number,
+    one_of,
+    op,
+    optional,
+    var,
+)
+
+
+def _is_small(tensor: gs.Constant) -> bool:
+    return int(np.prod(tensor.shape)) <= 1 or tensor.shape[-1] == 1
+
+
+def _factor() -> Pattern:
+    # A pattern that stands in two places is one value: each place has its own.
+    return one_of(
+        const(test=lambda t: int(np.prod(t.shape)) == 1, expected="a stored scale"),
+        Const("scale", test=_is_small, expected="a stored scale, one or one per head", many=True),
+    )
+
+
+def _scaled(x: Pattern) -> Pattern:
+    return chain(x, lambda y: op("Mul|Div", y, _factor()))
+
+
+def _normalized(x: Pattern) -> Pattern:
+    """x/‖x‖ along the last axis, as cosine attention has it."""
+    length = op("ReduceL2", x, optional(const()), keepdims=1)
+    bounded = one_of(op("Clip|Max", length, const(), optional(const())), length)
+    return one_of(
+        op("Div", x, maybe("Expand", bounded, extra("shape"))),
+        op("LpNormalization", x, p=2, axis=-1),
+    )
+
+
+def _operand(name: str) -> Pattern:
+    x = var(name)
+    length_one = _normalized(x)
+    turned = op("Transpose", length_one, name=f"{name}_turned")
+    return _scaled(one_of(turned, length_one, x))
+
+
+def _score_step(y: Pattern) -> Pattern:
+    """What may stand between q·kᵀ and the Softmax: scale, bias, masks, soft cap."""
+    return one_of(
+        op("Mul|Div", y, _factor()),
+        op("Add", y, extra("mask")),
+        op("Where", extra("mask"), y, const()),
+        op("Where", extra("mask"), const(), y),
+        op("Reshape", y, extra("shape")),
+        op("Max", y, const()),
+        op("Cast|Tanh|Identity", y),
+    )
+
+
+def _probabilities() -> Pattern:
+    scores = chain(op("MatMul", _operand("q"), _operand("k"), name="scores"), _score_step)
+    softmax = op("Softmax", scores, name="softmax")
+    # PyTorch returns zeros, not NaN, for a row that is masked out wholly.
+    guarded = op("Where", op("IsNaN", softmax), number(0.0), softmax)
+    return chain(
+        one_of(guarded, softmax),
+        lambda y: one_of(op("Cast|Identity", y), op("Reshape", y, extra("shape"))),
+    )
+
+
+CORE = op("MatMul", _probabilities(), var("v"), name="attend")
+
+
+def softmax_axis(match: Match) -> str | None:
+    """What is wrong with the axis of the core's Softmax, if anything."""
+    node = match.named["softmax"]
+    axis, rank = node.attrs.get("axis", -1), rank_of(node.outputs[0])
+    if axis == -1 or (rank is not None and axis == rank - 1):
+        return None
+    return f"a Softmax over axis {axis}"
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A matrix product with a stored matrix, and its bias where there is one."""
+
+    x: gs.Tensor
+    weight: gs.Constant
+    bias: gs.Constant | None
+    nodes: tuple[gs.Node, ...]
+
+    @property
+    def output(self) -> gs.Tensor:
+        """What it computes."""
+        return self.nodes[-1].outputs[0]
+
+
+def linear_at(tensor: gs.Tensor) -> Linear | None:
+    """The Linear, in its normal form, that computes `tensor`."""
+    node, bias = producer(tensor), None
+    nodes: tuple[gs.Node, ...] = ()
+    if node is not None and node.op == "Add":
+        stored = [t for t in node.inputs if is_constant(t)]
+        if len(stored) != 1 or int(np.prod(stored[0].shape)) != stored[0].shape[-1]:
+            return None
+        (inner,) = (t for t in node.inputs if t is not stored[0])
+        if len(inner.outputs) != 1:
+            return None
+        bias, nodes, node = stored[0], (node,), producer(inner)
+    if node is None or node.op != "MatMul" or is_constant(node.inputs[0]):
+        return None
+    weight = node.inputs[1]
+    if not is_constant(weight) or len(weight.shape) != 2:
+        return None
+    return Linear(node.inputs[0], weight, bias, (node, *nodes))
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The Linears behind q, k and v, and the layout from them to the core.
+
+    Attributes:
+        linears: one, two or three; in the order q, k, v.
+        layout: from their outputs to the core.
+        heads: of the queries.
+    """
+
+    linears: tuple[Linear, ...]
+    layout: Region
+    heads: int
+
+    @property
+    def inputs(self) -> tuple[gs.Tensor, ...]:
+        """What the Linears read, each once."""
+        return tuple({id(linear.x): linear.x for linear in self.linears}.values())
+
+
+@dataclass
+class Attention:
+    """One core, and what is found around it."""
+
+    match: Match
+    scene: Scene
+
+    @property
+    def operands(self) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
+        """q, k and v where the core reads them."""
+        bound = self.match.tensors
+        return bound["q"], bound["k"], bound["v"]
+
+    @property
+    def has_turned_keys(self) -> bool:
+        """Whether k enters with its last two axes swapped, as q·kᵀ wants it."""
+        return "k_turned" not in self.match.named
+
+    @property
+    def head_size(self) -> int | str | None:
+        """Elements per head that q·kᵀ sums over."""
+        shape = self.match.named["scores"].inputs[0].shape
+        return None if shape is None else shape[-1]
+
+    @property
+    def lengths(self) -> tuple[int | str | None, int | str | None]:
+        """Sequence length of the queries, and of keys and values."""
+        shape = self.match.named["scores"].outputs[0].shape
+        return (None, None) if shape is None else (shape[-2], shape[-1])
+
+
+@dataclass
+class Scene:
+    """What looks for attention share: the graph's opset and outputs, and what was probed already.
+
+    Attributes:
+        sizes: what stands for each symbolic dimension while a region is probed.
+    """
+
+    opset: int
+    outputs: tuple[gs.Tensor, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    found: dict[tuple[str, int], object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Starts with nothing probed."""
+        self.probe = Prober(self.opset)
+
+    def index(self, tensor: gs.Tensor) -> np.ndarray | None:
+        """0, 1, 2 … in the shape of `tensor`; None where that is not known."""
+        shape = () if tensor.shape is None else resolve(tensor.shape, self.sizes)
+        sizes = [size for size in shape if size is not None]
+        if not sizes or len(sizes) < len(shape):
+            return None
+        return np.arange(int(np.prod(sizes)), dtype=np.int64).reshape(sizes)
+
+
+def probe_sizes(graph: gs.Graph) -> dict[str, int]:
+    """A small size for each symbolic dimension of the graph, no two alike."""
+    names = dict.fromkeys(d for t in graph.tensors().values() for d in t.shape or ())
+    sizes = [parse(name) for name in names if isinstance(name, str)]
+    symbols = dict.fromkeys(s for size in sizes if isinstance(size, Dim) for s in size.symbols())
+    return {symbol: 2 + i for i, symbol in enumerate(symbols)}
+
+
+def projection_of(attention: Attention) -> Projection | str:
+    """The projection behind a core, or why there is none."""
+    scene = attention.scene
+    key = "projection", id(attention.match.root)
+    if key not in scene.found:
+        scene.found[key] = _find_projection(attention)
+    found = scene.found[key]
+    assert isinstance(found, Projection | str)
+    return found
+
+
+def _find_projection(attention: Attention) -> Projection | str:
+    scene, core = attention.scene, attention.match.nodes
+    layout = region_behind(attention.operands, scene.opset)
+    linears: dict[int, Linear] = {}
+    for name, operand in zip("qkv", attention.operands, strict=True):
+        sources = region_behind([operand], scene.opset).sources
+        linear = linear_at(sources[0]) if len(sources) == 1 else None
+        if linear is None:
+            maker = producer(sources[0])
+            found = "an input" if maker is None else f"{maker.op} '{maker.name}'"
+            return f"{name} from a Linear through layout alone, found {found}"
+        linears.setdefault(id(linear.output), linear)
+    leak = layout.leaks(core, scene.outputs) or _leak(linears.values(), layout, core, scene)
+    if leak is not None:
+        return f"a projection read by the attention alone, found '{leak.name}' used elsewhere"
+    heads = _heads(attention)
+    if isinstance(heads, str):
+        return heads
+    return Projection(tuple(linears.values()), layout, heads)
+
+
+def _leak(
+    linears: Iterable[Linear], layout: Region, core: tuple[gs.Node, ...], scene: Scene
+) -> gs.Tensor | None:
+    inside = {id(n) for n in (*layout.nodes, *core)}
+    fixed = {id(t) for t in scene.outputs}
+    for linear in linears:
+        tensor = linear.output
+        if id(tensor) in fixed or any(id(c) not in inside for c in tensor.outputs):
+            return tensor
+    return None
+
+
+def _heads(attention: Attention) -> int | str:
+    """Number of heads, once every head is seen to read q, k and v in the same rows."""
+    places = []
+    for name, operand in zip("qkv", attention.operands, strict=True):
+        place = _places(operand, attention.scene, name == "k" and attention.has_turned_keys)
+        if isinstance(place, str):
+            return f"the heads of {name}: {place}"
+        places.append(place)
+    (_, q_cols), (k_rows, k_cols), (v_rows, v_cols) = places
+    if k_rows.shape != v_rows.shape or not np.array_equal(k_rows, v_rows):
+        return "v behind the same layout as k, found other positions"
+    if len(q_cols) != len(k_cols):
+        return f"as many heads of q as of k, found {len(q_cols)} and {len(k_cols)}"
+    pairs = {(q, k, v) for q, k, v in zip(q_cols, k_cols, v_cols, strict=True)}
+    heads = set(q_cols)
+    if len(pairs) != len(heads):
+        return "each head of q with one of k and v, found several"
+    return len(heads)
+
+
+def _places(
+    operand: gs.Tensor, scene: Scene, is_turned: bool
+) -> tuple[np.ndarray, list[bytes]] | str:
+    """Rows of the Linear's output that each batch and head reads, and its columns."""
+    region = region_behind([operand], scene.opset)
+    index = scene.index(region.sources[0])
+    if index is None:
+        return f"the shape {region.sources[0].shape} of '{region.sources[0].name}' is not known"
+    moved = scene.probe(region, index)
+    if moved is None:
+        return "their layout is computed by the model"
+    array = moved[0]
+    if array.ndim < 3:
+        array = array.reshape(1, *array.shape)
+    if is_turned:
+        array = np.swapaxes(array, -1, -2)
+    array = array.reshape(-1, *array.shape[-2:])
+    rows, columns = np.divmod(array, index.shape[-1])
+    if np.any(array < 0):
+        return "padded"
+    if np.any(rows != rows[:, :, :1]) or np.any(columns != columns[:, :1, :]):
+        return "rows and columns mixed"
+    return rows[:, :, 0], [row.tobytes() for row in columns[:, 0, :]]

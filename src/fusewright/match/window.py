@@ -1,0 +1,237 @@
+"""Swin's windows: what a layout region does to a feature map, told from where it takes the tokens.
+
+The definition: the map [batch, height, width, channels] is padded at the bottom and the right to
+multiples of the window, rolled up and to the left by the shift, and cut into windows in row-major
+order. The reverse puts every token back and drops the padding. Exporters write this in many ways,
+some with the map as [batch, height·width, channels]; the index tensor that comes out is the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.dims import resolve
+from fusewright.graph.layout import Region, region_ahead, region_behind
+from fusewright.graph.walk import is_constant, producer
+from fusewright.match.attention import (
+    Attention,
+    Linear,
+    Projection,
+    Scene,
+    linear_at,
+    projection_of,
+)
+
+_VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a map is cut.
+
+    Attributes:
+        size: height and width of a window, in tokens.
+        shift: of the cyclic roll, up and to the left.
+        padding: rows added at the bottom, columns added at the right.
+        map: height and width before padding.
+    """
+
+    size: tuple[int, int]
+    shift: tuple[int, int]
+    padding: tuple[int, int]
+    map: tuple[int, int]
+
+    @property
+    def covers_map(self) -> bool:
+        """Whether there is one window, so that cutting is a plain reshape."""
+        return self.size == self.map and self.shift == (0, 0)
+
+    def cut(self, batch: int) -> np.ndarray:
+        """Index of the token in each place, [batch·windows, tokens of a window]; -1 is padding."""
+        height, width = self.map
+        index = np.arange(batch * height * width).reshape(batch, height, width)
+        amounts = ((0, 0), (0, self.padding[0]), (0, self.padding[1]))
+        index = np.pad(index, amounts, constant_values=-1)
+        index = np.roll(index, (-self.shift[0], -self.shift[1]), (1, 2))
+        rows, columns = (n // s for n, s in zip(index.shape[1:], self.size, strict=True))
+        index = index.reshape(batch, rows, self.size[0], columns, self.size[1])
+        return index.transpose(0, 1, 3, 2, 4).reshape(-1, self.size[0] * self.size[1])
+
+    def merge(self, batch: int) -> np.ndarray:
+        """The reverse: place of each token in the windows, [batch·height·width]."""
+        cut = self.cut(batch).reshape(-1)
+        places = np.empty(batch * self.map[0] * self.map[1], np.int64)
+        places[cut[cut >= 0]] = np.flatnonzero(cut >= 0)
+        return places
+
+
+def window_of(tokens: np.ndarray, batch: int, size: tuple[int, int] | None) -> Window | None:
+    """The window that cuts a map like this, or None.
+
+    Args:
+        tokens: [windows, tokens of a window], index of the token in each place.
+        batch: how many maps were cut.
+        size: height and width of the map where its shape says so.
+    """
+    count = int(tokens.max()) + 1
+    maps = [size] if size is not None else _pairs(count // batch)
+    for height, width in _pairs(tokens.shape[1]):
+        for rows, columns in maps:
+            if batch * rows * columns != count:
+                continue
+            padding = (-rows % height, -columns % width)
+            shift = divmod(int(tokens[0, 0]), columns)
+            window = Window((height, width), shift, padding, (rows, columns))
+            cut = window.cut(batch)
+            if cut.shape == tokens.shape and np.array_equal(cut, tokens):
+                return window
+    return None
+
+
+def _pairs(count: int) -> list[tuple[int, int]]:
+    """The factors of a number in pairs, the square first."""
+    pairs = [(n, count // n) for n in range(1, count + 1) if count % n == 0]
+    return sorted(pairs, key=lambda pair: abs(pair[0] - pair[1]))
+
+
+@dataclass(frozen=True)
+class Windowing:
+    """The layout around one attention: from the map to its windows, and where found, back.
+
+    Attributes:
+        window: how the map is cut.
+        partition: from the map to the projection.
+        output: the Linear behind the core.
+        reverse: from that Linear to the map, or why there is none.
+    """
+
+    window: Window
+    partition: Region
+    output: Linear | None
+    reverse: Region | str
+
+
+def windowing_of(attention: Attention) -> Windowing | str:
+    """The windows that an attention runs in, or why it is not a window attention."""
+    found = attention.scene.found
+    key = "windowing", id(attention.match.root)
+    if key not in found:
+        found[key] = _find(attention)
+    windowing = found[key]
+    assert isinstance(windowing, Windowing | str)
+    return windowing
+
+
+def _find(attention: Attention) -> Windowing | str:
+    scene, projection = attention.scene, projection_of(attention)
+    if isinstance(projection, str):
+        return projection
+    if len(projection.inputs) != 1:
+        return "one map for q, k and v"
+    region = _partition(projection, scene)
+    if isinstance(region, str):
+        return region
+    cut = _cut(region, attention)
+    if isinstance(cut, str):
+        return cut
+    window, batch = cut
+    output = output_linear(attention)
+    reverse = _reverse(output, window, batch, attention)
+    return Windowing(window, region, output, reverse)
+
+
+def _partition(projection: Projection, scene: Scene) -> Region | str:
+    """The layout between the map and the projection, closed to everything else."""
+    (x,) = projection.inputs
+    readers = [node for linear in projection.linears for node in linear.nodes]
+    stops: list[gs.Tensor] = []
+    while True:
+        region = region_behind([x], scene.opset, stops)
+        if not region.nodes:
+            return "no layout between the map and its projection"
+        leak = region.leaks(readers, scene.outputs)
+        if leak is None:
+            return region
+        maker = producer(leak)
+        if maker is None or maker.op not in _VIEWS or leak is x:
+            return f"a partition read by the attention alone, found '{leak.name}' used elsewhere"
+        # The map itself, in another shape: the residual reads it too.
+        stops.append(leak)
+
+
+def _cut(region: Region, attention: Attention) -> tuple[Window, int] | str:
+    scene = attention.scene
+    if len(region.sources) != 1:
+        return f"a partition of one map, found one of {len(region.sources)}"
+    (source,) = region.sources
+    index = scene.index(source)
+    length = resolve(attention.lengths[:1], scene.sizes)[0] if attention.lengths[0] else None
+    if index is None or length is None:
+        return f"a map of known height and width, found {list(source.shape or ())}"
+    moved = scene.probe(region, index)
+    if moved is None:
+        return "a partition by known amounts, found computed ones"
+    tokens = _tokens(moved[0], index.shape[-1])
+    if tokens is None or tokens.size % length:
+        return "whole tokens, found their channels moved"
+    size = index.shape[1:3] if index.ndim == 4 else None
+    window = window_of(tokens.reshape(-1, length), index.shape[0], size)
+    if window is None:
+        return f"a partition into windows of {length} tokens, found another layout"
+    return window, index.shape[0]
+
+
+def _tokens(moved: np.ndarray, channels: int) -> np.ndarray | None:
+    """Token that each row holds, -1 for padding; None where a row is not one whole token."""
+    if moved.shape[-1] != channels:
+        return None
+    tokens, places = np.divmod(moved.reshape(-1, channels), channels)
+    padded = moved.reshape(-1, channels) < 0
+    if np.any(padded.any(1) != padded.all(1)) or np.any(tokens != tokens[:, :1]):
+        return None
+    if np.any((places != np.arange(channels)) & ~padded):
+        return None
+    return np.where(padded[:, 0], -1, tokens[:, 0])
+
+
+def output_linear(attention: Attention) -> Linear | None:
+    """The Linear that alone reads the core, through layout."""
+    scene = attention.scene
+    ahead = region_ahead(attention.match.output, scene.opset)
+    if len(ahead.results) != 1 or len(ahead.results[0].outputs) != 1:
+        return None
+    node = ahead.results[0].outputs[0]
+    if node.op != "MatMul" or node.inputs[0] is not ahead.results[0]:
+        return None
+    result = node.outputs[0]
+    if len(result.outputs) == 1 and result.outputs[0].op == "Add":
+        add = result.outputs[0]
+        if any(is_constant(t) for t in add.inputs):
+            result = add.outputs[0]
+    return linear_at(result)
+
+
+def _reverse(
+    output: Linear | None, window: Window, batch: int, attention: Attention
+) -> Region | str:
+    scene = attention.scene
+    if output is None:
+        return "a Linear behind the attention"
+    region = region_ahead(output.output, scene.opset)
+    if not region.nodes:
+        return "no layout between the Linear and the map"
+    if len(region.results) != 1:
+        return "one map, found several tensors"
+    index = scene.index(output.output)
+    if index is None:
+        return f"windows of known shape, found {list(output.output.shape or ())}"
+    moved = scene.probe(region, index)
+    if moved is None:
+        return "a reverse by known amounts, found computed ones"
+    tokens = _tokens(moved[0], index.shape[-1])
+    if tokens is None or not np.array_equal(tokens, window.merge(batch)):
+        return "the exact inverse of the partition, found another layout"
+    return region
