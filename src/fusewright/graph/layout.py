@@ -142,16 +142,11 @@ def region_ahead(source: gs.Tensor, opset: int) -> Region:
 
 @dataclass
 class Prober:
-    """Runs regions on index tensors; regions of equal structure are run once.
+    """Runs regions on index tensors; regions of equal structure are run once."""
 
-    Attributes:
-        opset: of the model.
-    """
-
-    opset: int
     _done: dict[object, list[np.ndarray] | None] = field(default_factory=dict)
 
-    def __call__(self, region: Region, index: np.ndarray) -> list[np.ndarray] | None:
+    def __call__(self, region: Region, index: np.ndarray, opset: int) -> list[np.ndarray] | None:
         """Where the elements of `index` go: one array per result of a region with one source.
 
         Padding reads -1. None where the region's amounts are computed by the model, or do not fit
@@ -166,20 +161,21 @@ class Prober:
                 known = tensor.is_empty() or is_constant(tensor) or id(tensor) in inside
                 if not known:
                     return None
-        key = (_structure(region), index.shape, index.dtype.str, index.tobytes())
+        key = (opset, _structure(region), index.shape, index.dtype.str, index.tobytes())
         if key not in self._done:
-            self._done[key] = self._run(region, index)
+            self._done[key] = _run(region, index, opset)
         return self._done[key]
 
-    def _run(self, region: Region, index: np.ndarray) -> list[np.ndarray] | None:
-        proto = to_proto(_extract(region, index.shape, self.opset))
-        session = open_session(proto.SerializeToString())
-        try:
-            # Padding is zero: what is moved is the index plus one.
-            results = run_session(session, {"source": index.astype(np.float64) + 1})
-        except DataError:
-            return None
-        return [result.astype(np.int64) - 1 for result in results]
+
+def _run(region: Region, index: np.ndarray, opset: int) -> list[np.ndarray] | None:
+    proto = to_proto(_extract(region, index.shape, opset))
+    session = open_session(proto.SerializeToString())
+    try:
+        # Padding is zero: what is moved is the index plus one.
+        results = run_session(session, {"source": index.astype(np.float64) + 1})
+    except DataError:
+        return None
+    return [result.astype(np.int64) - 1 for result in results]
 
 
 def _structure(region: Region) -> tuple[object, ...]:

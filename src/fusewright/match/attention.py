@@ -193,16 +193,15 @@ class Scene:
 
     Attributes:
         sizes: what stands for each symbolic dimension while a region is probed.
+        found: what was found around each core.
+        probe: runs regions, each structure once.
     """
 
     opset: int
     outputs: tuple[gs.Tensor, ...]
     sizes: Mapping[str, int] = field(default_factory=dict)
     found: dict[tuple[str, int], object] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Starts with nothing probed."""
-        self.probe = Prober(self.opset)
+    probe: Prober = field(default_factory=Prober)
 
     def index(self, tensor: gs.Tensor) -> np.ndarray | None:
         """0, 1, 2 … in the shape of `tensor`; None where that is not known."""
@@ -293,7 +292,7 @@ def _places(
     index = scene.index(region.sources[0])
     if index is None:
         return f"the shape {region.sources[0].shape} of '{region.sources[0].name}' is not known"
-    moved = scene.probe(region, index)
+    moved = scene.probe(region, index, scene.opset)
     if moved is None:
         return "their layout is computed by the model"
     array = moved[0]

@@ -171,7 +171,7 @@ def _cut(region: Region, attention: Attention) -> tuple[Window, int] | str:
     length = resolve(attention.lengths[:1], scene.sizes)[0] if attention.lengths[0] else None
     if index is None or length is None:
         return f"a map of known height and width, found {list(source.shape or ())}"
-    moved = scene.probe(region, index)
+    moved = scene.probe(region, index, scene.opset)
     if moved is None:
         return "a partition by known amounts, found computed ones"
     tokens = _tokens(moved[0], index.shape[-1])
@@ -228,7 +228,7 @@ def _reverse(
     index = scene.index(output.output)
     if index is None:
         return f"windows of known shape, found {list(output.output.shape or ())}"
-    moved = scene.probe(region, index)
+    moved = scene.probe(region, index, scene.opset)
     if moved is None:
         return "a reverse by known amounts, found computed ones"
     tokens = _tokens(moved[0], index.shape[-1])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fusewright.graph.collector import without_gc
 from fusewright.graph.model import Model
-from fusewright.normalize import activation, fold, leftovers, linear, padding, pooling
+from fusewright.normalize import activation, attention, fold, leftovers, linear, padding, pooling
 from fusewright.normalize.rule import Edit, Outcome, Rule, apply_rule
 
 # Activations before folding: the Add of x + 3 behind a Conv is HardSigmoid's, not a bias.
@@ -17,6 +17,7 @@ RULES: tuple[Rule, ...] = (
     *padding.RULES,
     *fold.RULES,
     *pooling.RULES,
+    *attention.RULES,
 )
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import Names, detach, sweep
+from fusewright.graph.layout import Prober
 from fusewright.graph.model import Model
+from fusewright.match.attention import Scene, probe_sizes
 from fusewright.match.matcher import Match, Matcher, Miss
 from fusewright.match.pattern import Pattern, root_types
 
@@ -44,6 +46,16 @@ class Edit:
     def names(self) -> Names:
         """Names that are taken; collected when the first rewrite asks for a new one."""
         return Names(self.model.graph)
+
+    @cached_property
+    def _probe(self) -> tuple[dict[str, int], Prober]:
+        return probe_sizes(self.model.graph), Prober()
+
+    @property
+    def scene(self) -> Scene:
+        """What looks for attention in the graph as it is now; layout is probed once for all."""
+        sizes, probe = self._probe
+        return Scene(self.opset, tuple(self.model.graph.outputs), sizes, probe=probe)
 
     @property
     def opset(self) -> int:

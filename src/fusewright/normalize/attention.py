@@ -1,0 +1,169 @@
+"""In front of attention: scales folded into the projection, separate projections packed into one.
+
+(x·W)·c → x·(W·c)        through whatever layout lies between
+(q·kᵀ)·c → (q·c)·kᵀ      so that the first can take it on
+x·Wq, x·Wk, x·Wv → split(x·[Wq Wk Wv])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.edit import bypass, detach
+from fusewright.graph.layout import region_ahead, region_behind
+from fusewright.graph.walk import scalar, values
+from fusewright.match.attention import (
+    CORE,
+    Attention,
+    Linear,
+    Scene,
+    linear_at,
+    projection_of,
+    softmax_axis,
+)
+from fusewright.match.matcher import Match
+from fusewright.match.pattern import const, op, var
+from fusewright.normalize.rule import Edit, Rule
+
+
+def _factor(match: Match) -> float:
+    factor = scalar(match.tensors["c"])
+    assert factor is not None
+    return 1.0 / factor if match.root.op == "Div" else factor
+
+
+def _scale_in_front(match: Match, edit: Edit) -> str | None:
+    q, scores = match.tensors["q"], match.named["scores"]
+    sources = region_behind([q], edit.opset).sources
+    if len(sources) != 1 or linear_at(sources[0]) is None:
+        return "q does not come from a Linear through layout alone"
+    scaled = edit.node(match.root.op, [q, match.tensors["c"]], match.root.name)
+    scores.inputs[0] = scaled.outputs[0]
+    edit.replace(match, [scaled, scores])
+    return None
+
+
+def _scale_into_linear(match: Match, edit: Edit) -> str | None:
+    x = match.tensors["x"]
+    sources = region_behind([x], edit.opset).sources
+    linear = linear_at(sources[0]) if len(sources) == 1 else None
+    if linear is None:
+        return "it does not come from a Linear through layout alone"
+    columns = _columns(linear, x, edit.scene)
+    if isinstance(columns, str):
+        return columns
+    if not bypass(edit.model.graph, match.root, x):
+        return "it names an output of the model"
+    _scale(linear, columns, _factor(match), edit)
+    return None
+
+
+def _columns(linear: Linear, x: gs.Tensor, scene: Scene) -> np.ndarray | str:
+    """The columns of the Linear that are read as `x` and as nothing else."""
+    index = scene.index(linear.output)
+    if index is None:
+        return f"the shape of '{linear.output.name}' is not known"
+    ahead = region_ahead(linear.output, scene.opset)
+    if len(x.outputs) != 1 or not any(t is x for t in ahead.results):
+        return "it is read unscaled too"
+    moved = scene.probe(ahead, index, scene.opset)
+    if moved is None:
+        return "the layout is computed by the model"
+    width = index.shape[-1]
+    used = [np.unique(array[array >= 0] % width) for array in moved]
+    mine = next(u for u, t in zip(used, ahead.results, strict=True) if t is x)
+    others = [u for u, t in zip(used, ahead.results, strict=True) if t is not x]
+    if others and np.intersect1d(mine, np.concatenate(others)).size:
+        return "its columns are read unscaled too"
+    return mine
+
+
+def _scale(linear: Linear, columns: np.ndarray, factor: float, edit: Edit) -> None:
+    for node, index, tensor in _stored(linear):
+        array = values(tensor).copy()
+        wide = array.reshape(-1, array.shape[-1])
+        wide[:, columns] = wide[:, columns].astype(np.float64) * factor
+        node.inputs[index] = edit.stored(tensor, array)
+
+
+def _stored(linear: Linear) -> Iterable[tuple[gs.Node, int, gs.Constant]]:
+    yield linear.nodes[0], 1, linear.weight
+    if linear.bias is not None:
+        add = linear.nodes[1]
+        yield add, next(i for i, t in enumerate(add.inputs) if t is linear.bias), linear.bias
+
+
+def _pack(match: Match, edit: Edit) -> str | None:
+    if (wrong := softmax_axis(match)) is not None:
+        return wrong
+    projection = projection_of(Attention(match, edit.scene))
+    if isinstance(projection, str):
+        return projection
+    by_input: dict[int, list[Linear]] = {}
+    for linear in projection.linears:
+        by_input.setdefault(id(linear.x), []).append(linear)
+    several = [linears for linears in by_input.values() if len(linears) > 1]
+    if not several:
+        return "its projections are packed, or read other tensors"
+    for linears in several:
+        _replace_by_packed(linears, edit)
+    return None
+
+
+def _replace_by_packed(linears: Sequence[Linear], edit: Edit) -> None:
+    first = linears[0]
+    weights = [values(linear.weight) for linear in linears]
+    dtype, name = weights[0].dtype, first.nodes[0].name
+    matrix = edit.constant(f"{first.weight.name}_packed", np.concatenate(weights, axis=1))
+    new = [edit.node("MatMul", [first.x, matrix], name)]
+    biases = [linear.bias for linear in linears]
+    if any(bias is not None for bias in biases):
+        parts = [
+            np.zeros(w.shape[1], dtype) if bias is None else values(bias).reshape(-1)
+            for w, bias in zip(weights, biases, strict=True)
+        ]
+        bias = edit.constant(f"{first.weight.name}_packed_bias", np.concatenate(parts))
+        new.append(edit.node("Add", [new[-1].outputs[0], bias], f"{name}_bias"))
+    sizes = edit.constant(f"{name}_sizes", np.array([w.shape[1] for w in weights], np.int64))
+    split = edit.node("Split", [new[-1].outputs[0], sizes], f"{name}_split", {"axis": -1})
+    shape = first.output.shape
+    width = sum(w.shape[1] for w in weights)
+    for node in new:
+        node.outputs[0].dtype = dtype
+        node.outputs[0].shape = None if shape is None else [*shape[:-1], width]
+    outputs = [linear.output for linear in linears]
+    old = [node for linear in linears for node in linear.nodes]
+    for node in (*new, split):
+        edit.model.merge_origins(node, old)
+    for node in old:
+        detach(node)
+    split.outputs = outputs
+    edit.model.graph.nodes.extend((*new, split))
+
+
+RULES = (
+    Rule(
+        "ScoreScale",
+        "(q·kᵀ)·c → (q·c)·kᵀ",
+        op(
+            "Mul|Div",
+            op("MatMul", var("q"), var("k"), name="scores"),
+            const("c", test=lambda t: scalar(t) is not None, expected="a stored scale"),
+        ),
+        _scale_in_front,
+    ),
+    Rule(
+        "ProjectionScale",
+        "layout(x·W + b)·c → layout(x·cW + cb)",
+        op(
+            "Mul|Div",
+            var("x"),
+            const("c", test=lambda t: scalar(t) is not None, expected="a stored scale"),
+        ),
+        _scale_into_linear,
+    ),
+    Rule("PackedProjection", "x·Wq, x·Wk, x·Wv → split(x·[Wq Wk Wv])", CORE, _pack),
+)
