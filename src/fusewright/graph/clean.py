@@ -7,13 +7,14 @@ by name: fusing is what the later stages do, where each step is recognised and p
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Set
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
 
 from fusewright.graph.half import remove_inserted_casts
-from fusewright.graph.light import stored_bytes
+from fusewright.graph.light import is_heavy, stored_bytes, with_weights
 from fusewright.graph.load import with_inner
 from fusewright.graph.session import open_session, session_options
 from fusewright.graph.workspace import Workspace
@@ -50,22 +51,62 @@ def clean(source: onnx.ModelProto | Path, workspace: Workspace | None = None) ->
     Raises:
         ModelError: onnxruntime cannot load the model.
     """
-    options = session_options()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
     with contextlib.closing(Workspace()) as own:
-        folder = (workspace or own).folder
-        written = folder / "clean.onnx"
-        options.optimized_model_filepath = str(written)
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_file_name", "clean.weights"
-        )
-        options.add_session_config_entry(
-            "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
-        )
         if isinstance(source, onnx.ModelProto):
             source = _written(source, own.folder)
-        open_session(source, options=options, left_out=LEFT_OUT)
-        proto = onnx.load(str(written), load_external_data=workspace is None)
+        return _cleaned(source, "clean", workspace or own, keeps=workspace is not None)
+
+
+def clean_again(
+    light: onnx.ModelProto, proto: onnx.ModelProto, workspace: Workspace | None = None
+) -> onnx.ModelProto:
+    """Runs the optimizer over what a rewrite has uncovered.
+
+    Only the weights that something constant is computed from are given to it: the others would be
+    read and written for nothing.
+
+    Args:
+        light: a copy of a cleaned model without its weights, rewritten since; it is changed.
+        proto: the model that has the weights.
+        workspace: where they lie, if `proto` only refers to them.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+    heavy = {tensor.name for tensor in proto.graph.initializer if is_heavy(tensor)}
+    needed = _read_by_constant_nodes(light, heavy)
+    with contextlib.closing(Workspace()) as own:
+        source = _written(with_weights(light, proto, needed), (workspace or own).folder)
+        cleaned = _cleaned(source, "again", workspace or own, keeps=workspace is not None)
+        source.unlink()
+    return with_weights(cleaned, proto, heavy - needed)
+
+
+def _read_by_constant_nodes(light: onnx.ModelProto, heavy: Set[str]) -> Set[str]:
+    """The weights that nodes read which depend on nothing but weights."""
+    constant = {"", *heavy, *(tensor.name for tensor in light.graph.initializer)}
+    found: set[str] = set()
+    for node in light.graph.node:
+        if node.input and constant.issuperset(node.input):
+            constant.update(node.output)
+            found.update(node.input)
+    return found & heavy
+
+
+def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx.ModelProto:
+    """The optimized model, written under `name`; `keeps`: its weights stay in the workspace."""
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    written = workspace.folder / f"{name}.onnx"
+    options.optimized_model_filepath = str(written)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", f"{name}.weights"
+    )
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
+    )
+    open_session(source, options=options, left_out=LEFT_OUT)
+    proto = onnx.load(str(written), load_external_data=not keeps)
     remove_inserted_casts(proto)
     used = {n.domain for n in with_inner(proto.graph.node)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]

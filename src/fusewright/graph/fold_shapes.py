@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.collector import without_gc
 from fusewright.graph.dims import Dim, Shape
 from fusewright.graph.edit import Names, bypass, redirect, sweep
 from fusewright.graph.facts import Facts, Values
@@ -34,8 +35,12 @@ def fold_shapes(model: Model) -> int:
 
     Returns the number of changes. Frozen nodes, and what they read, stay as they are.
     """
-    graph = model.graph
-    facts = propagate(graph)
+    with without_gc():
+        return _fold_shapes(model)
+
+
+def _fold_shapes(model: Model) -> int:
+    graph, facts = model.graph, propagate(model.graph)
     fold = _Fold(model, facts)
     nodes = [node for node in graph.nodes if node.name not in model.frozen]
     count = sum(fold.fix_target(node) for node in nodes if node.op == "Reshape")

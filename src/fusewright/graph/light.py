@@ -7,6 +7,7 @@ weights declared instead of stored that costs milliseconds, and the 2 GB limit i
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import onnx
 import onnx.helper
@@ -42,9 +43,12 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     return light
 
 
-def with_weights(light: onnx.ModelProto, proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Puts the large weights of `proto` back into a rewritten light copy, in place."""
+def with_weights(
+    light: onnx.ModelProto, proto: onnx.ModelProto, wanted: Collection[str] | None = None
+) -> onnx.ModelProto:
+    """Puts the large weights of `proto`, or those named, back into a light copy, in place."""
     heavy = [t for t in proto.graph.initializer if is_heavy(t)]
+    heavy = [t for t in heavy if wanted is None or t.name in wanted]
     names = {t.name for t in heavy}
     inputs = [v for v in light.graph.input if v.name not in names]
     del light.graph.input[:]

@@ -8,9 +8,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
-from fusewright.graph.clean import clean
+from fusewright.graph.clean import clean, clean_again
 from fusewright.graph.convert import to_model, to_proto
-from fusewright.graph.light import is_small_external
+from fusewright.graph.fold_shapes import computes_shapes, fold_shapes
+from fusewright.graph.light import is_small_external, with_weights, without_weights
 from fusewright.graph.load import Source, inline_functions, load_weights
 from fusewright.graph.model import Model
 from fusewright.graph.opset import INT8_OPSET, convert_opset
@@ -64,14 +65,14 @@ class Preparation:
     def _cleaned(self) -> onnx.ModelProto:
         source = self.source
         if source.custom:
-            proto = _folded(source)
+            proto = _folded(plain(source))
         else:
             with naming(source.path):
                 proto = clean(source.path if is_plain(source) else plain(source), self.workspace)
         if not self._holds("clean", lambda: plain(source), proto):
             self._undo("clean", "onnxruntime's optimizer", "kept the file's own nodes")
             proto = plain(source)
-        return self._converted(proto)
+        return self._without_shape_arithmetic(self._converted(proto))
 
     def _converted(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         converted = convert_opset(proto, INT8_OPSET)
@@ -84,6 +85,26 @@ class Preparation:
                     f" results: {self.trace.events[-1].detail}"
                 )
         return converted
+
+    def _without_shape_arithmetic(self, proto: onnx.ModelProto) -> onnx.ModelProto:
+        """Folds what is known of dynamic shapes, and in a second cleaning what follows from it."""
+        if not computes_shapes(proto):
+            return proto
+        model = self._imported(without_weights(proto))
+        count = fold_shapes(model)
+        if not count:
+            return proto
+        light = to_proto(model.graph)
+        if self.source.custom:
+            folded = _folded(with_weights(light, proto))
+        else:
+            folded = clean_again(light, proto, self.workspace)
+        detail = f"{count} changes, {len(proto.graph.node)} → {len(folded.graph.node)} nodes"
+        self.trace.add("clean", "pass", "shape arithmetic", detail=detail)
+        if not self._holds("clean", lambda: proto, folded, "shape arithmetic"):
+            self._undo("clean", "shape arithmetic", "it stays as it is computed")
+            return proto
+        return folded
 
     def _normalized(
         self, proto: onnx.ModelProto, rules: Sequence[Rule]
@@ -187,9 +208,9 @@ def runnable(proto: onnx.ModelProto, source: Source) -> onnx.ModelProto:
     return to_proto(runnable_part(gs.import_onnx(proto), frozenset(source.custom)))
 
 
-def _folded(source: Source) -> onnx.ModelProto:
+def _folded(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Constant folding by graphsurgeon, for a model that onnxruntime cannot load whole."""
-    graph = gs.import_onnx(plain(source))
+    graph = gs.import_onnx(proto)
     graph.fold_constants()
     graph.cleanup(remove_unused_graph_inputs=False)
     return to_proto(graph)
