@@ -11,8 +11,29 @@ from fusewright.graph.session import first_line
 
 # Per-channel scales of weights exist from 13 on.
 INT8_OPSET = 13
+# LayerNormalization exists from 17 on.
+LAYERNORM_OPSET = 17
 # Here Pad took its amounts and fill as inputs, and Resize its rules of rounding.
 _PADS_AND_RESIZE = 11
+
+
+def has_layer_norm_chain(proto: onnx.ModelProto) -> bool:
+    """Whether a model takes the mean of (x − mean(x))², as a LayerNorm written out does."""
+    made = {name: node for node in proto.graph.node for name in node.output}
+
+    def maker(node: onnx.NodeProto | None, slot: int, *ops: str) -> onnx.NodeProto | None:
+        if node is None or len(node.input) <= slot:
+            return None
+        source = made.get(node.input[slot])
+        return source if source is not None and source.op_type in ops else None
+
+    for node in proto.graph.node:
+        if node.op_type in ("ReduceMean", "ReduceSumSquare"):
+            squares = node.op_type == "ReduceSumSquare"
+            square = node if squares else maker(node, 0, "Pow", "Mul")
+            if maker(maker(square, 0, "Sub"), 1, "ReduceMean") is not None:
+                return True
+    return False
 
 
 def convert_opset(proto: onnx.ModelProto, minimum: int) -> onnx.ModelProto:

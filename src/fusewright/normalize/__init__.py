@@ -6,12 +6,40 @@ from collections.abc import Sequence
 
 from fusewright.graph.collector import without_gc
 from fusewright.graph.model import Model
-from fusewright.normalize import activation, attention, fold, leftovers, linear, padding, pooling
+from fusewright.normalize import (
+    activation,
+    attention,
+    einsum,
+    fold,
+    gelu,
+    groupnorm,
+    kerasnorm,
+    layernorm,
+    leftovers,
+    linear,
+    onnx_attention,
+    padding,
+    pooling,
+    rmsnorm,
+    softmax,
+    stored,
+)
 from fusewright.normalize.rule import Edit, Outcome, Rule, apply_rule
 
-# Activations before folding: the Add of x + 3 behind a Conv is HardSigmoid's, not a bias.
+# The larger norm first: the moments of a GroupNorm are a LayerNorm's, and those hold an RMSNorm's.
+# Norms before pooling, which takes a mean over height and width for its own. Activations before
+# folding: the Add of x + 3 behind a Conv is HardSigmoid's, not a bias.
 RULES: tuple[Rule, ...] = (
     *leftovers.RULES,
+    *stored.RULES,
+    *softmax.RULES,
+    *einsum.RULES,
+    *onnx_attention.RULES,
+    *groupnorm.RULES,
+    *kerasnorm.RULES,
+    *layernorm.RULES,
+    *rmsnorm.RULES,
+    *gelu.RULES,
     *activation.RULES,
     *linear.RULES,
     *padding.RULES,

@@ -14,7 +14,12 @@ from fusewright.graph.fold_shapes import computes_shapes, fold_shapes
 from fusewright.graph.light import is_small_external, with_weights, without_weights
 from fusewright.graph.load import Source, inline_functions, load_weights
 from fusewright.graph.model import Model
-from fusewright.graph.opset import INT8_OPSET, convert_opset
+from fusewright.graph.opset import (
+    INT8_OPSET,
+    LAYERNORM_OPSET,
+    convert_opset,
+    has_layer_norm_chain,
+)
 from fusewright.graph.runnable import out_of_reach, runnable_part
 from fusewright.graph.session import naming
 from fusewright.graph.workspace import Workspace
@@ -75,9 +80,23 @@ class Preparation:
         return self._without_shape_arithmetic(self._converted(proto))
 
     def _converted(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        converted = convert_opset(proto, INT8_OPSET)
+        if self.source.opset < LAYERNORM_OPSET and has_layer_norm_chain(proto):
+            try:
+                return self._raised(proto, LAYERNORM_OPSET)
+            except ModelError as error:
+                kept = f"LayerNorm stays a chain: {error}"
+                self.trace.add("clean", "note", "opset conversion", detail=kept)
+        return self._raised(proto, INT8_OPSET)
+
+    def _raised(self, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+        """The model at `opset`, where it is older.
+
+        Raises:
+            ModelError: it cannot be converted, or does not keep its results.
+        """
+        converted = convert_opset(proto, opset)
         if converted is not proto:
-            detail = f"{self.source.opset} → {INT8_OPSET}"
+            detail = f"{self.source.opset} → {opset}"
             self.trace.add("clean", "pass", "opset conversion", detail=detail)
             if not self._holds("clean", lambda: proto, converted, "opset"):
                 raise ModelError(
