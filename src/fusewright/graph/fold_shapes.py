@@ -5,7 +5,8 @@ A model with a dynamic batch keeps thousands of Shape, Gather and Concat nodes (
 - integers that are known become stored constants,
 - a Reshape to a computed shape gets a stored one, with -1, or 0 for what it copies,
 - shape tensors that hold the same are computed once,
-- what changes nothing (Reshape, Expand, Slice to the same shape) goes.
+- what changes nothing (Reshape, Expand, Slice to the same shape) goes, and an Expand that the
+  operators behind it do anyway.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from fusewright.graph.edit import Names, bypass, redirect, sweep
 from fusewright.graph.facts import Facts, Values
 from fusewright.graph.model import Model
 from fusewright.graph.symbolic import propagate, write_shapes
-from fusewright.graph.walk import STANDARD_DOMAINS, input_at, is_constant, producer, values
+from fusewright.graph.symbolic_layers import broadcast
+from fusewright.graph.walk import STANDARD_DOMAINS, input_at, is_constant
 
 
 def computes_shapes(proto: onnx.ModelProto) -> bool:
@@ -46,14 +48,16 @@ def _fold_shapes(model: Model) -> int:
     count = sum(fold.fix_target(node) for node in nodes if node.op == "Reshape")
     count += sum(fold.store(node) for node in nodes)
     count += sum(fold.share(node) for node in nodes)
-    count += sum(fold.skip(node) for node in nodes if node.op in _SHAPERS)
     write_shapes(graph, facts)
-    if count:
-        sweep(graph)
+    sweep(graph)
+    nodes = [node for node in graph.nodes if node.op in _SHAPERS]
+    count += sum(fold.skip(node) for node in nodes if node.name not in model.frozen)
+    sweep(graph)
     return count
 
 
 _SHAPERS = ("Expand", "Reshape", "Slice", "Transpose")
+_BROADCASTING = ("Add", "And", "Div", "Equal", "Mul", "Or", "Pow", "Sub", "Where")
 
 
 class _Fold:
@@ -69,10 +73,7 @@ class _Fold:
         """Gives a Reshape a stored target."""
         if node.domain not in STANDARD_DOMAINS or is_constant(node.inputs[1]):
             return False
-        shapes = self.facts.shape(node.inputs[0]), self.facts.shape(node.outputs[0])
-        return self._set_target(node, *shapes)
-
-    def _set_target(self, node: gs.Node, before: Shape | None, after: Shape | None) -> bool:
+        before, after = self.facts.shape(node.inputs[0]), self.facts.shape(node.outputs[0])
         target = None if after is None else stored_target(before, after)
         if target is None:
             return False
@@ -125,14 +126,16 @@ class _Fold:
         return True
 
     def skip(self, node: gs.Node) -> bool:
-        """Takes out what does not change its input; one Reshape of two is enough."""
-        if not node.outputs or node.domain not in STANDARD_DOMAINS:
+        """Takes out what does not change its input, or no more than its consumers do."""
+        if node.domain not in STANDARD_DOMAINS or not self._is_free(node.outputs[0]):
             return False
-        x, y = node.inputs[0], node.outputs[0]
-        before, after = self.facts.shape(x), self.facts.shape(y)
-        if after is not None and None not in after and before == after and self._keeps_order(node):
-            return self._is_free(y) and bypass(self.graph, node, x)
-        return node.op == "Reshape" and self._join(node, x, after)
+        before, after = self.facts.shape(node.inputs[0]), self.facts.shape(node.outputs[0])
+        if after is None or None in after:
+            return False
+        same = before == after and self._keeps_order(node)
+        if same or (node.op == "Expand" and self._is_implied(node)):
+            return bypass(self.graph, node, node.inputs[0])
+        return False
 
     def _keeps_order(self, node: gs.Node) -> bool:
         if node.op == "Transpose":
@@ -143,19 +146,21 @@ class _Fold:
             return steps is not None and all(step == 1 for step in steps)
         return True
 
-    def _join(self, node: gs.Node, x: gs.Tensor, after: Shape | None) -> bool:
-        """Reshape(Reshape(x)) → Reshape(x), where nothing else reads what is between."""
-        inner = producer(x)
-        if inner is None or inner.op != "Reshape" or len(x.outputs) > 1 or not self._is_free(x):
+    def _is_implied(self, node: gs.Node) -> bool:
+        """Whether all that read an Expand broadcast its input to the same shape themselves."""
+        x, y = node.inputs[0], node.outputs[0]
+        if self.facts.shape(x) is None or not y.outputs:
             return False
-        if not is_constant(node.inputs[1]):
+        return all(
+            reader.op in _BROADCASTING and self._widens(reader, y, x) for reader in y.outputs
+        )
+
+    def _widens(self, reader: gs.Node, y: gs.Tensor, x: gs.Tensor) -> bool:
+        if reader.op not in _BROADCASTING or reader.domain not in STANDARD_DOMAINS:
             return False
-        if (values(node.inputs[1]) == 0).any() and not self._set_target(
-            node, self.facts.shape(inner.inputs[0]), after
-        ):
-            return False
-        node.inputs[0] = inner.inputs[0]
-        return True
+        result = self.facts.shape(reader.outputs[0])
+        without = broadcast(*(self.facts.shape(x if t is y else t) for t in reader.inputs))
+        return without is not None and None not in without and without == result
 
 
 def stored_target(before: Shape | None, after: Shape) -> list[int] | None:
