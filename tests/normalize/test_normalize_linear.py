@@ -124,7 +124,7 @@ NOT_RESHAPED = {
     ),
     "leading axes swapped": Row(_around((2, 3, 5), [-1, 5], [3, 2, 7]), "other leading axes"),
     "leading axes regrouped": Row(_around((4, 3, 5), [-1, 5], [2, 6, 7]), "other leading axes"),
-    "another rank": Row(_around((2, 3, 5), [-1, 5], [6, 7]), "shapes that are not known"),
+    "another rank": Row(_around((2, 3, 5), [-1, 5], [1, 2, 3, 7]), "shapes that are not known"),
     "images to a matrix, as before a classifier": Row(
         _around((2, 5, 2, 2), None, [2, 7, 1, 1], w=(20, 7)), "a reshape of the last axis"
     ),

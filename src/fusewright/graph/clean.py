@@ -7,7 +7,7 @@ by name: fusing is what the later stages do, where each step is recognised and p
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 import onnx
@@ -20,6 +20,7 @@ from fusewright.graph.session import open_session, session_options
 from fusewright.graph.workspace import Workspace
 
 _IN_ONE_FILE = 1 << 30
+_INLINED = "_inlfunc_"
 # Everything at the basic level that merges operators, moves transposes, or touches Q/DQ.
 LEFT_OUT = (
     "ConstantSharing",
@@ -108,11 +109,42 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
     open_session(source, options=options, left_out=LEFT_OUT)
     proto = onnx.load(str(written), load_external_data=not keeps)
     remove_inserted_casts(proto)
+    _rename_inlined(proto.graph)
     used = {n.domain for n in with_inner(proto.graph.node)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
     return proto
+
+
+def _rename_inlined(graph: onnx.GraphProto) -> None:
+    """Gives other names to what onnxruntime wrote out of operators it has no kernel for, in place.
+
+    It takes the same names again when it loads a model with such an operator: where one is left
+    written out beside one that was put back (GroupNormalization), they would clash.
+    """
+    if not any(name.startswith(_INLINED) for n in with_inner(graph.node) for name in n.output):
+        return
+
+    def rename(name: str) -> str:
+        return name.replace(_INLINED, "inlined_", 1) if name.startswith(_INLINED) else name
+
+    for inner in _with_subgraphs(graph):
+        for node in inner.node:
+            node.input[:] = map(rename, node.input)
+            node.output[:] = map(rename, node.output)
+        for tensor in inner.initializer:
+            tensor.name = rename(tensor.name)
+        for value in (*inner.value_info, *inner.output):
+            value.name = rename(value.name)
+
+
+def _with_subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _with_subgraphs(inner)
 
 
 def _written(proto: onnx.ModelProto, folder: Path) -> Path:

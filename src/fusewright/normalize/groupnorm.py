@@ -38,11 +38,18 @@ def _pattern() -> Pattern:
         op("InstanceNormalization", grouped, const("ones"), const("zeros"), name="instance"),
         layer_norm_chain(grouped),
     )
-    # The body of opset 18 scales groups here, that of 21 channels.
-    back = op("Reshape", normal, _target("inner", x), name="inner_shape")
-    by_channel = op("Reshape", back, const("by_channel"), name="channels")
-    affine = op("Add", op("Mul", one_of(by_channel, normal), const("gain")), const("shift"))
+    # The operator of opset 18, written out, scales the groups.
+    affine = op("Add", op("Mul", normal, const("gain")), const("shift"))
     return op("Reshape", one_of(affine, normal), _target("outer", x))
+
+
+def _scaled_by_rows() -> Pattern:
+    """The operator of opset 21, written out: its channels are scaled as [batch, channels, −1]."""
+    x = var("x")
+    layer = op("GroupNormalization", x, const("scale"), const("bias"), name="layer")
+    rows = op("Reshape", layer, const("rows"), name="rows")
+    affine = op("Add", op("Mul", rows, const("gain")), const("shift"))
+    return op("Reshape", affine, _target("outer", x))
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,8 @@ def _rewrite(match: Match, edit: Edit) -> str | None:
     groups = _groups(match, edit.opset)
     if isinstance(groups, str):
         return groups
-    reason = _other_shape(match, x)
-    if reason is not None:
-        return reason
+    if "outer" not in match.named and not same_shape(x, match.output):
+        return "another shape behind than in front"
     norm = _parameters(match, groups)
     if norm is None:
         return "a scale or bias that is not per channel"
@@ -107,20 +113,6 @@ def _groups(match: Match, opset: int) -> int | str:
     return int(shape[1])
 
 
-def _other_shape(match: Match, x: gs.Tensor) -> str | None:
-    targets = [("outer", match.output)]
-    if "inner_shape" in match.named:
-        targets.append(("inner", match.named["inner_shape"].outputs[0]))
-        channels = match.named["channels"].outputs[0].shape
-        copied = values(match.tensors["by_channel"]).tolist() == [0, 0, -1]
-        if not copied and (channels is None or list(channels[1:2]) != [x.shape[1]]):
-            return "another shape inside"
-    for name, tensor in targets:
-        if name not in match.named and not same_shape(x, tensor):
-            return "another shape behind than in front"
-    return None
-
-
 def _parameters(match: Match, groups: int) -> _Norm | None:
     channels = int(match.tensors["x"].shape[1])
     scale, bias = np.ones(channels), np.zeros(channels)
@@ -128,8 +120,7 @@ def _parameters(match: Match, groups: int) -> _Norm | None:
         for_group = [values(match.tensors[n]).astype(np.float64) for n in ("ones", "zeros")]
         scale, bias = (np.repeat(array, channels // groups) for array in for_group)
     if "gain" in match.tensors:
-        count = channels if "channels" in match.named else groups
-        gain, shift = (_vector(match.tensors[n], count, 3, channels) for n in ("gain", "shift"))
+        gain, shift = (_vector(match.tensors[n], groups, 3, channels) for n in ("gain", "shift"))
         if gain is None or shift is None:
             return None
         scale, bias = scale * gain, bias * gain + shift
@@ -170,6 +161,28 @@ def _epsilon(match: Match, opset: int) -> float:
     return epsilon_of(match)
 
 
+def _fold_rows(match: Match, edit: Edit) -> str | None:
+    layer, x = match.named["layer"], match.tensors["x"]
+    scale, bias = (values(match.tensors[n]) for n in ("scale", "bias"))
+    channels, rows = len(scale), match.named["rows"].outputs[0].shape
+    copied = values(match.tensors["rows"]).tolist() == [0, 0, -1]
+    if not copied and (rows is None or len(rows) != 3 or rows[1] != channels):
+        return "another shape than [batch, channels, rest]"
+    if "outer" not in match.named and not same_shape(x, match.output):
+        return "another shape behind than in front"
+    gain, shift = (_vector(match.tensors[n], channels, 3, channels) for n in ("gain", "shift"))
+    if gain is None or shift is None:
+        return "a scale or bias that is not per channel"
+    arrays = (scale * gain, bias * gain + shift)
+    stored = [
+        edit.constant(f"{match.root.name}_{what}", array.astype(scale.dtype))
+        for what, array in zip(("scale", "bias"), arrays, strict=True)
+    ]
+    node = edit.node("GroupNormalization", [x, *stored], match.root.name, layer.attrs)
+    edit.replace(match, [node])
+    return None
+
+
 def _write_chain(norm: _Norm, edit: Edit) -> str | None:
     """The spelling of PyTorch's exporters, which the group matches."""
     match, x, name = norm.match, norm.x, norm.match.root.name
@@ -208,5 +221,11 @@ RULES = (
         "Reshape(InstanceNorm(Reshape(x, [0, groups, −1])))·γ + β → GroupNormalization(x, γ, β)",
         _pattern(),
         _rewrite,
+    ),
+    Rule(
+        "GroupNormAffine",
+        "Reshape(Reshape(GroupNorm(x), [0, 0, −1])·γ + β) → GroupNorm(x, γ, β)",
+        _scaled_by_rows(),
+        _fold_rows,
     ),
 )

@@ -1,4 +1,4 @@
-"""What says nothing: Identity, Dropout, a Pad by zero, a Sum of two."""
+"""What says nothing: Identity, Dropout, a Pad by zero, a Reshape to its own shape, a Sum of two."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fusewright.graph.walk import input_at, is_constant, scalar, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Const, Var, one_of, op, optional, var
 from fusewright.normalize.rule import Edit, Rule
+from fusewright.normalize.shapes import same_shape
 
 _ANY = one_of(Var("x"), Const("x"))
 _MAYBE = optional(one_of(Const(), Var("unused")))
@@ -37,6 +38,24 @@ def _drop_pad(match: Match, edit: Edit) -> str | None:
     return _skip(match, edit)
 
 
+def _drop_reshape(match: Match, edit: Edit) -> str | None:
+    if not same_shape(match.tensors["x"], match.output):
+        return "another shape, or one that is not known"
+    return _skip(match, edit)
+
+
+def _merge_transposes(match: Match, edit: Edit) -> str | None:
+    first, last = (list(match.named[name].attrs.get("perm", ())) for name in ("first", "last"))
+    if not first or not last:
+        return "a Transpose without an order"
+    perm = [first[i] for i in last]
+    if perm == sorted(perm):
+        return _skip(match, edit)
+    node = edit.node("Transpose", [match.tensors["x"]], match.root.name, {"perm": perm})
+    edit.replace(match, [node])
+    return None
+
+
 def _sum_to_add(match: Match, edit: Edit) -> str | None:
     edit.replace(match, [edit.node("Add", match.root.inputs, match.root.name)])
     return None
@@ -48,6 +67,18 @@ RULES = (
     Rule("Dropout", "Dropout(x) → x", op("Dropout", _ANY, _MAYBE, _MAYBE_TOO), _drop_dropout),
     # TorchScript writes nn.ZeroPad2d(0), and Keras' ZeroPadding2D of "valid", as a Pad of zeros.
     Rule("ZeroPad", "Pad(x, 0) → x", op("Pad", var("x"), Const(), _MAYBE, _MAYBE_TOO), _drop_pad),
+    Rule(
+        "SameReshape",
+        "Reshape(x, shape of x) → x",
+        op("Reshape", var("x"), one_of(Const(), Var("unused"))),
+        _drop_reshape,
+    ),
+    Rule(
+        "TransposeTwice",
+        "Transpose(Transpose(x, p), q) → Transpose(x, p[q])",
+        op("Transpose", op("Transpose", var("x"), name="first"), name="last"),
+        _merge_transposes,
+    ),
     # Caffe2 writes the residual Add as a Sum.
     Rule(
         "SumOfTwo", "Sum(a, b) → a + b", op("Sum", one_of(Var("a"), Const("a")), _ANY), _sum_to_add

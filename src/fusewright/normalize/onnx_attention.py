@@ -20,9 +20,9 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.walk import attribute, input_at, is_constant, rank_of, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Const, Pattern, Var, one_of, op, optional, var
-from fusewright.normalize.operand import Operand, Size, matmul
+from fusewright.normalize.operand import Operand, matmul
 from fusewright.normalize.rule import Edit, Rule
-from fusewright.normalize.shapes import same_size
+from fusewright.normalize.shapes import Size, same_size
 
 _CACHE = {4: "a past key", 5: "a past value", 6: "a number of valid keys"}
 _RESULTS = {1: "its present key", 2: "its present value", 3: "its scores"}

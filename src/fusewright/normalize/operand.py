@@ -11,8 +11,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.walk import is_constant, values
 from fusewright.normalize.rule import Edit
-
-Size = int | str | None
+from fusewright.normalize.shapes import Size
 
 
 @dataclass
