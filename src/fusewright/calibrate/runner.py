@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -137,10 +137,36 @@ def observe(
     """`calibrate` without its last step: what a part of the samples shows, ready to merge."""
     scratch, kind = Scratch(), new_observer_kind(options.method)
     observers = {site: Histogram(scratch) if kind is Histogram else MaxObserver() for site in sites}
-    watching: dict[str, list[MaxObserver]] = {}
+    watching: dict[str, list[Watcher]] = {}
     for site, tensors in sites.items():
         for tensor in dict.fromkeys(tensors):
             watching.setdefault(tensor, []).append(observers[site])
+    return Observations(observers, watch(model, watching, samples, options, progress))
+
+
+class Watcher(Protocol):
+    """What is shown the values of a tensor."""
+
+    def update(self, array: np.ndarray, name: str) -> None:
+        """Adds one sample's values."""
+
+
+def watch(
+    model: Path | bytes | onnx.ModelProto,
+    watching: Mapping[str, Sequence[Watcher]],
+    samples: Iterable[Feed],
+    options: CalibrationOptions = CalibrationOptions(),
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Shows every sample's value of the tensors in `watching` to their watchers.
+
+    Returns:
+        How many samples there were.
+
+    Raises:
+        ModelError: a tensor is not in the main graph, or the model does not load.
+        DataError: there are no samples, the model fails on one, or a watcher refuses a value.
+    """
     session, fetched, fed = _prepare(model, list(watching), options)
     seen = 0
     # Counting takes a third of the time that running does: it goes on beside the next sample.
@@ -158,7 +184,7 @@ def observe(
             counting.result()
     if not seen:
         raise DataError("no calibration samples")
-    return Observations(observers, seen)
+    return seen
 
 
 def _values(
@@ -175,7 +201,7 @@ def _values(
 
 
 def _count(
-    watching: Mapping[str, list[MaxObserver]], values: Mapping[str, object], index: int
+    watching: Mapping[str, Sequence[Watcher]], values: Mapping[str, object], index: int
 ) -> None:
     try:
         for name, value in values.items():
@@ -184,7 +210,7 @@ def _count(
         raise DataError(f"calibration sample {index}: {error}") from error
 
 
-def _update(observers: list[MaxObserver], value: object, name: str) -> None:
+def _update(observers: Sequence[Watcher], value: object, name: str) -> None:
     if not isinstance(value, np.ndarray):
         raise DataError(f"tensor {name!r} is a {type(value).__name__}, not an array")
     for observer in observers:

@@ -1,0 +1,103 @@
+"""SmoothQuant, the edit: s from the maxima, and the stored tensors divided and multiplied by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.edit import Names
+from fusewright.graph.walk import peek
+from fusewright.plan.plan import Plan, node_index
+from fusewright.quantize.smooth import Smoothing
+
+# s relative to its geometric mean: an outlier of LLMs is some hundred times the other channels.
+_BOUND = 1024.0
+
+
+@dataclass
+class Applied:
+    """Edits that can be taken back.
+
+    Attributes:
+        held: stored tensors with what they held before.
+    """
+
+    held: list[tuple[gs.Constant, object]] = field(default_factory=list)
+
+    def undo(self) -> None:
+        """Gives every stored tensor its value back, the last edit first."""
+        for tensor, values in reversed(self.held):
+            tensor._values = values
+        self.held.clear()
+
+
+def smoothing_scale(maxima: np.ndarray, weights: Sequence[np.ndarray], alpha: float) -> np.ndarray:
+    """s_j = max|X_j|^α / max_k|W_jk|^(1−α), its geometric mean 1; float32 [channels], positive.
+
+    The mean is free: one factor over all channels changes no quantized value. A channel that is
+    zero throughout, in X or in W, keeps s = 1.
+
+    Args:
+        maxima: max|X_j|, [channels].
+        weights: every matrix [channels, out] that reads X.
+        alpha: 0 leaves all the difficulty to the activations, 1 to the weights.
+    """
+    x = np.asarray(maxima, np.float64)
+    w = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0).astype(np.float64)
+    alive = (x > 0) & (w > 0)
+    if not alive.any():
+        return np.ones(len(x), np.float32)
+    log = alpha * np.log(x[alive]) - (1.0 - alpha) * np.log(w[alive])
+    scale = np.ones(len(x))
+    scale[alive] = np.clip(np.exp(log - log.mean()), 1.0 / _BOUND, _BOUND)
+    return scale.astype(np.float32)
+
+
+def apply_smoothing(
+    plan: Plan, sites: Sequence[Smoothing], scales: Mapping[str, np.ndarray]
+) -> Applied:
+    """Divides producers and multiplies weights by the scale of each site, in place.
+
+    A stored vector that other nodes read too is copied for the producer; the group that owns it is
+    told the new name.
+
+    Args:
+        scales: source tensor of a site → s, float32 [channels].
+    """
+    applied, nodes = Applied(), node_index(plan.model.graph)
+    tensors = plan.model.graph.tensors()
+    names = Names(plan.model.graph)
+    for site in sites:
+        scale = scales[site.source]
+        for node, slot in site.divided:
+            tensor = _own(plan, nodes[node], slot, names)
+            _store(tensor, peek(tensor) / scale, applied)
+        for name in site.weights:
+            tensor = tensors[name]
+            _store(tensor, peek(tensor) * scale[:, None], applied)
+    return applied
+
+
+def _store(tensor: gs.Constant, values: np.ndarray, applied: Applied) -> None:
+    applied.held.append((tensor, tensor._values))
+    tensor.values = np.ascontiguousarray(values, np.float32)
+
+
+def _own(plan: Plan, node: gs.Node, slot: int, names: Names) -> gs.Constant:
+    """The stored tensor of a slot, made its node's own."""
+    shared = node.inputs[slot]
+    is_output = any(t is shared for t in plan.model.graph.outputs)
+    if len(shared.outputs) == 1 and not is_output:
+        return shared
+    copy = gs.Constant(names.fresh(f"{shared.name}_smoothed"), peek(shared))
+    node.inputs[slot] = copy
+    for group in plan.groups:
+        if node.name in group.members:
+            group.parameters = {
+                key: copy.name if name == shared.name else name
+                for key, name in group.parameters.items()
+            }
+    return copy

@@ -1,0 +1,319 @@
+"""SmoothQuant, the decision: where activation outliers can move into weights. Nothing is edited.
+
+A producer that stores a factor per channel (the scale of a norm, the columns of a Linear) writes a
+tensor that quantized Linears read: x·W = (x/s)·(diag(s)·W), exact in real arithmetic. Only ops that
+move elements, or average them channel by channel, may stand between (window partitions, the token
+that a classifier reads). The way from v through attention to the output projection is exact too
+and is not taken: TensorRT's fused attention quantizes it with scales of its own.
+
+https://arxiv.org/abs/2211.10438
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.walk import captured, is_constant, peek, producer
+from fusewright.plan.plan import Group, Plan, node_index
+from fusewright.quantize.channel_axis import SHAPE_READERS, behind, moves
+
+Slot = tuple[str, int]
+
+_NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+# f(x/s) = f(x)/s for s > 0.
+_HOMOGENEOUS = frozenset({"Identity", "LeakyRelu", "PRelu", "Relu"})
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """One place where channels can be scaled.
+
+    Attributes:
+        producer: the node that stores the scale: a norm, a Mul by a vector, or a Linear's MatMul.
+        source: the tensor it writes, behind its bias and activation.
+        divided: the (node, input) slots of stored tensors that are divided by s on their last axis.
+        weights: the stored [in, out] matrices whose rows are multiplied by s.
+        groups: names of the quantized groups that read the tensor.
+        observe: the tensors that they read, whose maxima per channel decide s.
+        changed: every tensor that holds other values afterwards.
+        channels: length of s.
+    """
+
+    producer: str
+    source: str
+    divided: tuple[Slot, ...]
+    weights: tuple[str, ...]
+    groups: tuple[str, ...]
+    observe: tuple[str, ...]
+    changed: tuple[str, ...]
+    channels: int
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why quantized Linears are not smoothed; `groups` read `source`."""
+
+    source: str
+    groups: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A quantized Linear: its MatMul and the group it belongs to."""
+
+    node: gs.Node
+    group: Group
+
+    @property
+    def weight(self) -> gs.Constant:
+        return self.node.inputs[1]
+
+
+@dataclass
+class _Graph:
+    """What the search looks up."""
+
+    plan: Plan
+    fixed: frozenset[int]
+    readers: dict[int, _Reader]
+
+    @property
+    def opset(self) -> int:
+        return self.plan.model.opset
+
+    def is_frozen(self, node: gs.Node) -> bool:
+        return node.name in self.plan.model.frozen
+
+
+@dataclass
+class _Region:
+    """The tensors between a producer and the Linears it feeds: id → (tensor, channel axis)."""
+
+    axes: dict[int, tuple[gs.Tensor, int]] = field(default_factory=dict)
+    readers: list[_Reader] = field(default_factory=list)
+    concats: dict[int, gs.Node] = field(default_factory=dict)
+
+
+@dataclass
+class _Absorber:
+    """The stored tensors that take 1/s, found going back from a tensor."""
+
+    node: gs.Node
+    slots: list[tuple[gs.Node, int]]
+    changed: list[gs.Tensor]
+
+
+def plan_smoothing(plan: Plan) -> list[Smoothing | Skip]:
+    """Every tensor that quantized Linears read, as a place to smooth or with the reason why not.
+
+    In the order of the graph. Norms and Linears may stand behind each other: a matrix can be
+    divided on one side and multiplied on the other.
+    """
+    graph = _look_up(plan)
+    found: dict[int, tuple[gs.Tensor, list[_Reader]]] = {}
+    for reader in graph.readers.values():
+        source = _source(reader.node.inputs[0])
+        found.setdefault(id(source), (source, []))[1].append(reader)
+    return [_judge(source, readers, graph) for source, readers in found.values()]
+
+
+def _look_up(plan: Plan) -> _Graph:
+    nodes = node_index(plan.model.graph)
+    fixed = {id(t) for t in plan.model.graph.outputs}
+    for node in nodes.values():
+        if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+            fixed.update(id(t) for t in captured(node))
+    readers = {}
+    for group in plan.groups:
+        for name in group.members if group.is_quantized else ():
+            if _is_linear(nodes[name], group):
+                readers[id(nodes[name])] = _Reader(nodes[name], group)
+    order = [readers[id(n)] for n in plan.model.graph.nodes if id(n) in readers]
+    return _Graph(plan, frozenset(fixed), {id(reader.node): reader for reader in order})
+
+
+def _is_linear(node: gs.Node, group: Group) -> bool:
+    """Whether the node multiplies what the group quantizes by a matrix that it quantizes."""
+    if node.op != "MatMul" or not is_constant(node.inputs[1]) or len(node.inputs[1].shape) != 2:
+        return False
+    weights = {group.parameters.get(name) for name in group.spec.weights}
+    read = {group.inputs[i] for i in group.inputs_to_quantize}
+    return node.inputs[1].name in weights and node.inputs[0].name in read
+
+
+def _source(tensor: gs.Tensor) -> gs.Tensor:
+    """Back to the tensor that is only moved from there on."""
+    while True:
+        node = producer(tensor)
+        if node is None or not moves(node):
+            return tensor
+        computed = [t for t in node.inputs if not is_constant(t)]
+        if not computed:
+            return tensor
+        tensor = computed[0] if node.op == "Concat" else node.inputs[0]
+
+
+def _judge(source: gs.Tensor, readers: Sequence[_Reader], graph: _Graph) -> Smoothing | Skip:
+    names = tuple(dict.fromkeys(reader.group.name for reader in readers))
+    channels = int(readers[0].weight.shape[0])
+    found = _absorber(source, channels, graph) if channels > 1 else "has a single channel"
+    if isinstance(found, str):
+        return Skip(source.name, names, found)
+    region = _region(source, channels, graph)
+    reason = region if isinstance(region, str) else _shared_weight(region, found)
+    if reason is not None or isinstance(region, str):
+        return Skip(source.name, names, reason or "")
+    inside = [tensor for tensor, _ in region.axes.values()]
+    return Smoothing(
+        producer=found.node.name,
+        source=source.name,
+        divided=tuple((node.name, slot) for node, slot in found.slots),
+        weights=_unique(reader.weight.name for reader in region.readers),
+        groups=_unique(reader.group.name for reader in region.readers),
+        observe=_unique(reader.node.inputs[0].name for reader in region.readers),
+        changed=_unique(t.name for t in (*found.changed, *inside)),
+        channels=channels,
+    )
+
+
+def _unique(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(names))
+
+
+def _absorber(tensor: gs.Tensor, channels: int, graph: _Graph) -> _Absorber | str:
+    """Goes back over activations and biases to what stores a factor per channel."""
+    slots: list[tuple[gs.Node, int]] = []
+    changed: list[gs.Tensor] = []
+    while True:
+        node = producer(tensor)
+        reason = _refusal(node, tensor)
+        if node is None or reason is not None or graph.is_frozen(node):
+            return reason or f"behind the custom operator in front of {_named(node)}"
+        changed.append(tensor)
+        own = _stored_slots(node, channels)
+        slots += [(node, slot) for slot in own]
+        if own and node.op != "Add":
+            wrong = _unfit(node, own)
+            return wrong or _Absorber(node, slots, changed)
+        if node.op in _HOMOGENEOUS:
+            tensor = node.inputs[0]
+        elif node.op == "Add" and len(own) == 1:
+            tensor = node.inputs[1 - own[0]]
+        else:
+            return f"behind {_named(node)}, which stores no factor per channel"
+        if len(tensor.outputs) != 1 or id(tensor) in graph.fixed:
+            return f"'{tensor.name}' in front of {_named(node)} is read elsewhere too"
+
+
+def _refusal(node: gs.Node | None, tensor: gs.Tensor) -> str | None:
+    if node is None:
+        return f"reads '{tensor.name}', an input of the model"
+    if node.op == "MatMul" and not is_constant(node.inputs[1]):
+        return f"behind {_named(node)} of two computed tensors (attention's v is not smoothed)"
+    if node.op in ("Gelu", "Sigmoid", "Tanh", "Erf", "Swish", "HardSwish"):
+        return f"behind {_named(node)}, which is not positively homogeneous"
+    return None
+
+
+def _stored_slots(node: gs.Node, channels: int) -> list[int]:
+    """Inputs of the node that can be divided by s instead of its output."""
+    if node.domain is not None:
+        return []
+    if node.op in _NORMS:
+        return [i for i in (1, 2) if i < len(node.inputs) and not node.inputs[i].is_empty()]
+    if node.op == "MatMul":
+        return [1] if is_constant(node.inputs[1]) else []
+    if node.op not in ("Add", "Mul"):
+        return []
+    # A single number (GELU's ½) is left alone: as a vector, no pattern would know it any more.
+    vectors = [i for i, t in enumerate(node.inputs) if is_constant(t) and _ends_in(t, channels)]
+    return vectors if len(vectors) == 1 else []
+
+
+def _ends_in(tensor: gs.Tensor, channels: int) -> bool:
+    return bool(tensor.shape) and int(tensor.shape[-1]) == channels
+
+
+def _unfit(node: gs.Node, slots: Sequence[int]) -> str | None:
+    """Why the stored tensors cannot be changed, or None where they can."""
+    for slot in slots:
+        tensor = node.inputs[slot]
+        if not is_constant(tensor):
+            return f"the scale of {_named(node)} is computed"
+        if np.dtype(tensor.dtype) != np.float32:
+            return f"'{tensor.name}' of {_named(node)} is {np.dtype(tensor.dtype)}"
+        if node.op == "MatMul" and len(tensor.outputs) > 1:
+            return f"the weight '{tensor.name}' of {_named(node)} is read elsewhere too"
+    return None
+
+
+def _region(source: gs.Tensor, channels: int, graph: _Graph) -> _Region | str:
+    """Everything behind `source` up to the quantized Linears, or what else reads it."""
+    region, waiting = _Region(), [(source, 1)]
+    while waiting:
+        tensor, axis = waiting.pop()
+        known = region.axes.setdefault(id(tensor), (tensor, axis))
+        if known[1] != axis:
+            return f"the channels of '{tensor.name}' are on two axes"
+        if id(tensor) in graph.fixed:
+            return f"'{tensor.name}' is an output of the model, or read inside a subgraph"
+        for node in tensor.outputs:
+            found = _step(node, tensor, axis, channels, graph)
+            if isinstance(found, str):
+                return found
+            if isinstance(found, _Reader):
+                region.readers.append(found)
+            elif found:
+                new = [t for t in node.outputs if id(t) not in region.axes]
+                waiting += [(t, found) for t in new]
+                if node.op == "Concat":
+                    region.concats[id(node)] = node
+    return _torn(region) or region
+
+
+def _step(
+    node: gs.Node, tensor: gs.Tensor, axis: int, channels: int, graph: _Graph
+) -> _Reader | int | str:
+    """What reads `tensor`: a quantized Linear, a mover (the axis behind it), or what stops it."""
+    reader = graph.readers.get(id(node))
+    if reader is not None and node.inputs[0] is tensor:
+        return reader if axis == 1 else f"{_named(node)} reads the channels on another axis"
+    if node.op in SHAPE_READERS:
+        return 0
+    data = node.inputs if node.op == "Concat" else node.inputs[:1]
+    if not moves(node) or not any(t is tensor for t in data) or graph.is_frozen(node):
+        return f"is read by {_named(node)} too, which is no quantized Linear"
+    found = behind(node, axis, channels, graph.opset)
+    return f"{_named(node)} {found}" if isinstance(found, str) else found
+
+
+def _torn(region: _Region) -> str | None:
+    """A Concat of the region with something else than its tensors and stored zeros."""
+    for node in region.concats.values():
+        for tensor in node.inputs:
+            zeros = is_constant(tensor) and not np.any(peek(tensor))
+            if id(tensor) not in region.axes and not zeros:
+                return f"{_named(node)} adds other values ('{tensor.name}')"
+    return None
+
+
+def _shared_weight(region: _Region, absorber: _Absorber) -> str | None:
+    """A weight that is also read by a node outside, which would be changed with it."""
+    inside = {id(reader.node) for reader in region.readers}
+    for reader in region.readers:
+        for other in reader.weight.outputs:
+            if id(other) not in inside:
+                return f"the weight '{reader.weight.name}' is read by {_named(other)} too"
+    widths = {int(reader.weight.shape[0]) for reader in region.readers}
+    if len(widths) > 1:
+        return f"{_named(absorber.node)} feeds Linears of {sorted(widths)} input channels"
+    return None
+
+
+def _named(node: gs.Node) -> str:
+    return f"{node.op} '{node.name}'"
