@@ -13,8 +13,8 @@ from fusewright.graph.model import Interface, Model
 from fusewright.match.pattern import Const, OneOf, Op, Optional, Pattern, Var
 
 OPSET = 17
-# What a stored tensor must look like to pass the patterns' tests; matrices are for Linear.
-_SHAPES = {"w": (4, 4), "b": (4,)}
+# A stored tensor has the first of these that passes the pattern's test.
+_SHAPES = ((4,), (4, 4), (), (4, 1, 1))
 
 
 class Choices:
@@ -87,7 +87,8 @@ class Instance:
         if pattern.value is not None:
             self.numbers.append(gs.Constant(name, np.array(pattern.value, np.float32)))
             return self.numbers[-1]
-        return gs.Constant(name, np.ones(_SHAPES.get(pattern.name or "", (4,)), np.float32))
+        stored = (gs.Constant(name, np.ones(shape, np.float32)) for shape in _SHAPES)
+        return next(t for t in stored if pattern.test is None or pattern.test(t))
 
     def model(self) -> Model:
         inputs = [t for t in self.bound.values() if isinstance(t, gs.Variable) and not t.inputs]

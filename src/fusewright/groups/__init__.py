@@ -18,6 +18,7 @@ from fusewright.groups.convolution import (
 )
 from fusewright.groups.kind import Finding, GroupKind
 from fusewright.groups.linear import LINEAR, LINEAR_ACT
+from fusewright.groups.norm import GROUP_NORM, LAYER_NORM, RMS_NORM
 from fusewright.groups.pooling import ADAPTIVE_AVG_POOL
 from fusewright.groups.swin import SWIN_ATTENTION, SWIN_WINDOW_PARTITION, SWIN_WINDOW_REVERSE
 
@@ -27,6 +28,9 @@ CATALOGUE: tuple[GroupKind, ...] = (
     SWIN_WINDOW_REVERSE,
     SWIN_ATTENTION,
     SCALED_DOT_PRODUCT_ATTENTION,
+    LAYER_NORM,
+    RMS_NORM,
+    GROUP_NORM,
     ACT_ADD,
     CONV_BN_ADD_ACT,
     CONV_BN_ACT_MAXPOOL,

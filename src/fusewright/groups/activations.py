@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import pi
+
 from fusewright.match.pattern import Const, Pattern, const, number, one_of, op, optional
+from fusewright.normalize.constants import one
 
 # One node, one computed input.
 _SIMPLE = (
@@ -18,6 +21,7 @@ def act(x: Pattern) -> Pattern:
         op("Clip", x, optional(const()), optional(const())),
         op("PRelu", x, Const("slope")),
         op("Mul", x, op("Sigmoid", x)),  # SiLU, an operator (Swish) from opset 24 only
+        op("Mul", x, op("Sigmoid", op("Mul", x, one("alpha")))),  # QuickGELU: α = 1.702
         op("Mul", x, op("HardSigmoid", x)),  # HardSwish before opset 14
         op("Mul", x, op("Tanh", op("Softplus", x))),  # Mish before opset 18
         _hard_swish(x),
@@ -38,11 +42,12 @@ def _hard_swish(x: Pattern) -> Pattern:
 
 
 def _gelu(x: Pattern) -> Pattern:
-    """GELU with erf, x·½·(1 + erf(x/√2)), in the orders that exporters write."""
+    """GELU before opset 20, in the one order that the normalizer makes of all.
+
+    x·½·(1 + erf(x/√2)), and x·½·(1 + tanh(√(2/π)·(x + 0.044715·x³))).
+    """
     inner = one_of(op("Div", x, number(2**0.5)), op("Mul", x, number(0.5**0.5)))
-    gate = op("Add", op("Erf", inner), number(1.0))
-    return one_of(
-        op("Mul", op("Mul", x, gate), number(0.5)),
-        op("Mul", x, op("Mul", gate, number(0.5))),
-        op("Mul", op("Mul", x, number(0.5)), gate),
-    )
+    cube = op("Mul", op("Pow", x, number(3.0)), number(0.044715))
+    tanh = op("Tanh", op("Mul", op("Add", x, cube), number((2.0 / pi) ** 0.5)))
+    gate = op("Add", one_of(op("Erf", inner), tanh), number(1.0))
+    return op("Mul", op("Mul", x, number(0.5)), gate)

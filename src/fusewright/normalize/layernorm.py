@@ -194,7 +194,8 @@ def _fold_affine(match: Match, edit: Edit) -> str | None:
     elif bias is not None:
         layer.inputs[2] = edit.stored(bias, values(bias) + array)
     else:
-        del layer.inputs[2:]
+        while len(layer.inputs) > 2:
+            layer.inputs.pop()
         layer.inputs.append(edit.constant(f"{layer.name}_bias", array))
     edit.replace(match, [layer])
     return None
