@@ -156,7 +156,7 @@ def test_other_weights_than_float32() -> None:
     assert plan.groups[0].decision == FLOAT
     assert "float16" in plan.groups[0].reason
     nodes = node_index(plan.model.graph)
-    assert impossible(plan.groups[0], nodes, plan.model.opset) == plan.groups[0].reason
+    assert impossible(plan.groups[0], nodes, plan) == plan.groups[0].reason
 
 
 def _act_add(net: Net, reader: str) -> str | tuple[str, str]:

@@ -66,9 +66,10 @@ UNCLAIMED = {
         "expected a stored tensor, found the computed tensor 'Exp_1_y'",
     ),
     "Einsum": (
-        lambda n: n.op("Einsum", _x(n), n.draw(8, 8), equation="nchw,wk->nchk"),
+        lambda n: n.op("Einsum", _x(n), n.draw(8, 8), n.draw(8, 8), equation="nchw,wk,kj->nchj"),
         "Einsum",
-        "no group has a Einsum",
+        "expected Einsum(a, b) → MatMul(a, b), with Transposes and Reshapes, found 3 operands:"
+        " no matrix product",
     ),
     "Gemm with a transposed input": (
         lambda n: n.op("Gemm", n.input("x", 5, 3), n.draw(5, 7), transA=1),

@@ -271,7 +271,7 @@ def test_act_add_has_pairs_on_both_sides() -> None:
     assert [g.kind for g in plan.groups] == ["ConvBNAct", "ConvBN", "ActAdd", "ConvBN"]
     assert all(g.decision == "int8" for g in plan.groups)
     (act_add,) = [g for g in plan.groups if g.kind == "ActAdd"]
-    assert set(scales(place(plan))) == {"x", x, conv, act_add.output}
+    assert set(scales(place(plan))) == {"x", x, conv, act_add.outputs[0]}
 
 
 def test_act_add_has_pairs_on_neither_side() -> None:

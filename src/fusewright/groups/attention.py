@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from fusewright.graph.walk import is_constant
-from fusewright.groups.kind import Finding, GroupKind
+from fusewright.groups.kind import Finding, FixedPair, GroupKind
 from fusewright.match.attention import CORE, Attention, Scene, projection_of, softmax_axis
 from fusewright.match.matcher import Match
 
 # q, k and v of the core.
 OPERANDS = frozenset({0, 1, 2})
 # A probability is at most 1: the scale of the pair behind the Softmax is 1/127.
-SOFTMAX = {"Softmax": 1.0}
+_PROBABILITY = 1.0
 
 
 def _projection(match: Match, scene: Scene) -> Finding | str:
@@ -49,6 +49,7 @@ def core(match: Match, details: dict[str, Any]) -> Finding:
         parameters={n: t for n, t in extras.items() if is_constant(t) and t.shape},
         outputs=(match.output,),
         to_quantize=OPERANDS,
+        fixed=(FixedPair(match.root.name, 0, _PROBABILITY),),
         details=details,
     )
 
@@ -80,6 +81,5 @@ SCALED_DOT_PRODUCT_ATTENTION = GroupKind(
     pattern=CORE,
     rejects=softmax_axis,
     grow=_core,
-    fixed_scales=SOFTMAX,
     needs_quantized_output=True,
 )

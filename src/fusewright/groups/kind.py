@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnx_graphsurgeon as gs
 
@@ -13,6 +13,14 @@ from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern
 
 PER_TENSOR = None
+
+
+class FixedPair(NamedTuple):
+    """An input slot inside a group, and the threshold that the contract fixes for its pair."""
+
+    node: str
+    slot: int
+    threshold: float
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,7 @@ class Finding:
         parameters: the stored tensors behind them, by name.
         outputs: the tensors it writes for others.
         to_quantize: positions in `inputs` that get a Q/DQ pair.
+        fixed: reads of an interior tensor that get a pair of a fixed clipping threshold.
         details: what is known of it beyond its kind, such as head size or window; plain values.
     """
 
@@ -34,6 +43,7 @@ class Finding:
     parameters: Mapping[str, gs.Tensor]
     outputs: tuple[gs.Tensor, ...]
     to_quantize: frozenset[int] = frozenset()
+    fixed: tuple[FixedPair, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -51,8 +61,6 @@ class GroupKind:
         weights: quantized parameters and the axis of their scales; None is per tensor.
         anchor: name of the node the group is called after, and whose branch length decides where
             two matches claim one residual Add.
-        fixed_scales: operator inside the group → clipping threshold of the pair on its output,
-            where the contract fixes it; the pair lies inside the function body.
         needs_quantized_output: a group without weights runs in INT8 only with pairs on both
             sides; it gets its input pairs only when its output has one.
         moves_pairs: its layout operators let Q/DQ pairs through.
@@ -70,7 +78,6 @@ class GroupKind:
     inputs_to_quantize: frozenset[int] = frozenset()
     weights: Mapping[str, int | None] = field(default_factory=dict)
     anchor: str = "layer"
-    fixed_scales: Mapping[str, float] = field(default_factory=dict)
     needs_quantized_output: bool = False
     moves_pairs: bool = False
     never_quantized: str = "its contract asks for no Q/DQ: it does not commute with them"

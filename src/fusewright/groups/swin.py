@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fusewright.graph.layout import Region
-from fusewright.groups.attention import SOFTMAX, core, size_of
+from fusewright.groups.attention import core, size_of
 from fusewright.groups.kind import Finding, GroupKind
 from fusewright.match.attention import CORE, Attention, Scene, softmax_axis
 from fusewright.match.matcher import Match
@@ -81,6 +81,5 @@ SWIN_ATTENTION = GroupKind(
     pattern=CORE,
     rejects=softmax_axis,
     grow=_attention,
-    fixed_scales=SOFTMAX,
     needs_quantized_output=True,
 )

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.edit import Names, detach, sweep
 from fusewright.graph.layout import Prober
 from fusewright.graph.model import Model
+from fusewright.graph.symbolic import annotate
 from fusewright.match.attention import Scene, probe_sizes
 from fusewright.match.matcher import Match, Matcher, Miss
 from fusewright.match.pattern import Pattern, root_types
@@ -49,6 +50,7 @@ class Edit:
 
     @cached_property
     def _probe(self) -> tuple[dict[str, int], Prober]:
+        annotate(self.model)
         return probe_sizes(self.model.graph), Prober()
 
     @property

@@ -15,6 +15,7 @@ from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source, fingerprint, model_files, read_source
 from fusewright.graph.save import check_output, save
 from fusewright.graph.session import naming
+from fusewright.graph.symbols import bindings
 from fusewright.graph.workspace import Workspace, embed
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
@@ -166,6 +167,8 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
         details.append(f"{len(plan.groups)} groups, {len(plan.unclaimed)} heavy ops unclaimed")
     with trace.stage("plan") as details:
         plan.precision = options.precision
+        most = {name: shape for name, (_, _, shape) in options.shapes.items()}
+        plan.largest = bindings(source.interface.inputs, most)
         decide(plan, options.rules)
         if options.plan is not None:
             apply_plan_file(plan, Path(options.plan))

@@ -115,7 +115,7 @@ def quantize(
     graph = plan.model.graph
     with job.trace.stage("quantize") as details:
         thresholds = {scale: ranges[scale].threshold for scale in placement.observe}
-        insert_qdq(graph, placement, thresholds)
+        insert_qdq(graph, placement, thresholds | placement.fixed)
         for violation in lint(graph):
             raise ModelError(f"Q/DQ linter: {violation}; please report this model")
         proto = to_proto(collapse(graph, plan, groups) if groups else graph)

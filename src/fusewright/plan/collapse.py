@@ -35,7 +35,10 @@ class _Bodies:
     per_kind: dict[str, int] = field(default_factory=dict)
 
     def get(self, kind: str, region: _Region) -> gs.Function:
-        key = (kind, region.key())
+        # TensorRT's parser names a Q/DQ layer after its node and takes no name twice, so a body
+        # that holds a pair serves one call.
+        own = len(self.by_key) if any(node.op == "QuantizeLinear" for node in region.nodes) else ""
+        key = (kind, region.key(), own)
         if key not in self.by_key:
             number = self.per_kind[kind] = self.per_kind.get(kind, 0) + 1
             name = kind if number == 1 else f"{kind}_{number}"
@@ -147,7 +150,7 @@ def _collapse(graph: gs.Graph, groups: Sequence[Group]) -> gs.Graph:
 
 
 def _region(group: Group, by_name: dict[str, gs.Node], outputs: set[int]) -> _Region:
-    nodes = [by_name[name] for name in group.members]
+    nodes, scales = _with_pairs_between([by_name[name] for name in group.members], group)
     made = {id(t) for node in nodes for t in node.outputs}
     written = [
         t
@@ -162,13 +165,38 @@ def _region(group: Group, by_name: dict[str, gs.Node], outputs: set[int]) -> _Re
         for tensor in node.inputs:
             if tensor.is_empty() or id(tensor) in made:
                 continue
-            if is_constant(tensor) and tensor.name not in stored:
+            if is_constant(tensor) and tensor.name not in stored and id(tensor) not in scales:
                 interior[id(tensor)] = tensor
             else:
                 found[id(tensor)] = tensor
     order = {name: i for i, name in enumerate((*group.inputs, *group.parameters.values()))}
     inputs = sorted(found.values(), key=lambda t: order.get(_origin_name(t), len(order)))
     return _Region(nodes, inputs, written, interior)
+
+
+def _with_pairs_between(members: Sequence[gs.Node], group: Group) -> tuple[list[gs.Node], set[int]]:
+    """The members with the Q/DQ pairs that lie between them, and the pairs' calibrated scales.
+
+    A calibrated scale is an input of the call, as a weight is; a fixed one belongs to the body.
+    """
+    inside = {id(node) for node in members}
+    fixed = {(pair.node, pair.slot) for pair in group.fixed}
+    nodes: dict[int, gs.Node] = {}
+    scales: set[int] = set()
+    for node in members:
+        for i, tensor in enumerate(node.inputs):
+            restored = producer(tensor)
+            if restored is None or restored.op != "DequantizeLinear":
+                continue
+            quantized = producer(restored.inputs[0])
+            maker = None if quantized is None else producer(quantized.inputs[0])
+            if maker is None or id(maker) not in inside:
+                continue
+            nodes.update({id(quantized): quantized, id(restored): restored})
+            if (node.name, i) not in fixed:
+                scales.add(id(restored.inputs[1]))
+        nodes[id(node)] = node
+    return list(nodes.values()), scales
 
 
 def _constant_node(tensor: gs.Constant, name: str, body: str) -> gs.Node:

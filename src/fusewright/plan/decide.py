@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import PlanError, UsageError
+from fusewright.graph.dims import resolve
 from fusewright.graph.walk import attribute
 from fusewright.plan.demand import settle_unweighted
 from fusewright.plan.plan import DECISIONS, FLOAT, INT8, Group, Plan, node_index
@@ -41,7 +42,7 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
     excluded = _matching(plan, rules.exclude, "--exclude")
     included = _matching(plan, rules.include, "--include")
     for group in plan.groups:
-        why_not = impossible(group, nodes, plan.model.opset, rules.target)
+        why_not = impossible(group, nodes, plan, rules.target)
         if why_not is None and id(group) in excluded:
             why_not = f"excluded by '{excluded[id(group)]}'"
         if why_not is None and rules.include and id(group) not in included:
@@ -79,7 +80,7 @@ def adopt(plan: Plan, theirs: Sequence[Group]) -> None:
         group = mine.pop(other.name, None)
         if group is None:
             raise PlanError(f"{plan.model.path}: has no group '{other.name}' with these settings")
-        problem = refusal(group, other.decision, nodes, plan.model.opset) if other.apply else None
+        problem = refusal(group, other.decision, nodes, plan) if other.apply else None
         if problem is not None:
             raise PlanError(f"{plan.model.path}: {problem}")
         group.decision, group.reason, group.apply = other.decision, other.reason, other.apply
@@ -92,7 +93,7 @@ def refusal(
     group: Group,
     decision: str,
     nodes: dict[str, gs.Node],
-    opset: int,
+    plan: Plan,
     choices: Sequence[str] = DECISIONS,
 ) -> str | None:
     """Why a group cannot have a decision of the user's, or None where it can.
@@ -103,20 +104,23 @@ def refusal(
     """
     if decision not in choices:
         return f"group '{group.name}': no decision '{decision}'; there are {', '.join(choices)}"
-    why_not = impossible(group, nodes, opset) if decision == INT8 else None
+    why_not = impossible(group, nodes, plan) if decision == INT8 else None
     return why_not and f"group '{group.name}' cannot be {decision}: {why_not}"
 
 
 def impossible(
-    group: Group, nodes: dict[str, gs.Node], opset: int, target: Target = TENSORRT
+    group: Group, nodes: dict[str, gs.Node], plan: Plan, target: Target = TENSORRT
 ) -> str | None:
     """Why the group cannot be INT8 on the target, or None where it can.
 
     Args:
         nodes: the nodes of the plan's graph by name.
+        plan: the plan that it is of.
     """
     if not group.inputs_to_quantize:
-        return "its contract asks for no Q/DQ: it does not commute with them"
+        return group.spec.never_quantized
+    if "head_size" in group.details:
+        return _attention(group, target, plan.largest)
     layer = next(
         (
             nodes[m]
@@ -131,8 +135,25 @@ def impossible(
     weight = next(t for t in layer.inputs if t.name == group.parameters["w"])
     if np.dtype(weight.dtype) != np.float32:
         return f"weights of type {np.dtype(weight.dtype)}; INT8 here starts from float32"
-    groups = int(attribute(layer, "group", opset) or 1)
+    groups = int(attribute(layer, "group", plan.model.opset) or 1)
     return None if groups == 1 else _grouped(layer, weight.shape, groups, target)
+
+
+def _attention(group: Group, target: Target, largest: Mapping[str, int]) -> str | None:
+    """Why the target does not run this attention fused in INT8, or None where it does."""
+    (head_size,) = resolve([group.details["head_size"]], largest)
+    if head_size not in target.int8_head_sizes:
+        sizes = ", ".join(map(str, target.int8_head_sizes))
+        shown = group.details["head_size"]
+        return f"head size {shown}: {target.name} fuses INT8 attention of sizes {sizes} only"
+    for length in group.details["sequence"]:
+        (size,) = resolve([length], largest)
+        limit = f"{target.name} fuses INT8 attention up to {target.int8_sequence}"
+        if size is None:
+            return f"a sequence of '{length}' tokens, no maximum declared (--shapes): {limit}"
+        if size > target.int8_sequence:
+            return f"a sequence of {size} tokens: {limit}"
+    return None
 
 
 def _grouped(layer: gs.Node, shape: Sequence[int], groups: int, target: Target) -> str | None:

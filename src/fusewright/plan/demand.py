@@ -6,49 +6,27 @@ from collections.abc import Iterable
 
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.walk import attribute, input_at, is_constant, scalar
+from fusewright.graph.layout import moved_inputs
+from fusewright.graph.walk import attribute, is_constant
 from fusewright.plan.plan import Group, node_index
-
-# Ops that only move or select elements: DQ(Q(op(x))) = op(DQ(Q(x))). AveragePool, Resize and
-# GlobalAveragePool compute new values and do not commute.
-_MOVERS = frozenset(
-    {
-        "DepthToSpace",
-        "Flatten",
-        "Identity",
-        "MaxPool",
-        "Reshape",
-        "Slice",
-        "SpaceToDepth",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
 
 Edge = tuple[int, int]
 
 
 def data_inputs(node: gs.Node, opset: int) -> tuple[gs.Tensor, ...]:
-    """The inputs through which a pair behind `node` may move; empty where it may not."""
-    if node.domain is not None:
-        return ()
-    if node.op in _MOVERS:
-        unused = all(not t.outputs for t in node.outputs[1:])
-        return (node.inputs[0],) if node.op == "Split" or unused else ()
-    if node.op == "Concat":
-        return () if any(is_constant(t) for t in node.inputs) else tuple(node.inputs)
-    if node.op == "Pad" and _pads_with_own_values(node, opset):
+    """The inputs through which a pair behind `node` may move; empty where it may not.
+
+    DQ(Q(op(x))) = op(DQ(Q(x))) for what only moves or selects elements. AveragePool, Resize and
+    GlobalAveragePool compute new values and do not commute.
+    """
+    selects = node.op == "MaxPool" and all(not t.outputs for t in node.outputs[1:])
+    if node.domain is None and (selects or _pads_with_own_values(node, opset)):
         return (node.inputs[0],)
-    return ()
+    return moved_inputs(node, opset)
 
 
 def _pads_with_own_values(node: gs.Node, opset: int) -> bool:
-    if attribute(node, "mode", opset) != "constant":
-        return True
-    fill = input_at(node, 2)
-    return fill is None or scalar(fill) == 0
+    return node.op == "Pad" and bool(attribute(node, "mode", opset) != "constant")
 
 
 def edge(node: gs.Node, index: int) -> Edge:
@@ -68,6 +46,9 @@ def demanded_edges(groups: Iterable[Group], nodes: dict[str, gs.Node]) -> dict[E
             for i, tensor in enumerate(node.inputs):
                 if tensor.name in wanted and not is_constant(tensor):
                     edges[edge(node, i)] = tensor
+        for fixed in group.fixed:
+            node = nodes[fixed.node]
+            edges[edge(node, fixed.slot)] = node.inputs[fixed.slot]
     return edges
 
 

@@ -64,7 +64,7 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
             raise PlanError(f"{path}: the model has no group '{name}'")
         seen.add(name)
         group = by_name.pop(name)
-        problem = refusal(group, decision, nodes, plan.model.opset, (*DECISIONS, OFF))
+        problem = refusal(group, decision, nodes, plan, (*DECISIONS, OFF))
         if problem is not None:
             raise PlanError(f"{path}: {problem}")
         group.apply = decision != OFF

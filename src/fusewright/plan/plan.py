@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.errors import PlanError
 from fusewright.graph.model import Model
-from fusewright.groups import KINDS, GroupKind
+from fusewright.groups import KINDS, FixedPair, GroupKind
 
 INT8, FLOAT = "int8", "float"
 DECISIONS = (INT8, FLOAT)
@@ -30,6 +30,7 @@ class Group:
         members: names of its nodes in the normalized graph, in topological order.
         inputs_to_quantize: positions in `inputs` that get a Q/DQ pair when the decision is INT8.
         details: what is known of it beyond its kind: head size, window; plain values.
+        fixed: reads of interior tensors that get a pair with a fixed threshold.
         decision: `int8` or `float`; later precisions extend the set.
         reason: why.
         apply: False switches the group off: neither quantized nor collapsed.
@@ -45,6 +46,7 @@ class Group:
     ops: tuple[str, ...]
     inputs_to_quantize: tuple[int, ...]
     details: dict[str, Any] = field(default_factory=dict)
+    fixed: tuple[FixedPair, ...] = ()
     decision: str = FLOAT
     reason: str = ""
     apply: bool = True
@@ -94,12 +96,18 @@ class Unclaimed:
 
 @dataclass
 class Plan:
-    """The groups of one model, a decision for each, and what no group claimed."""
+    """The groups of one model, a decision for each, and what no group claimed.
+
+    Attributes:
+        largest: declared maximum of symbolic dimensions; decisions take one that is not declared
+            for larger than any limit.
+    """
 
     model: Model
     groups: list[Group]
     unclaimed: list[Unclaimed] = field(default_factory=list)
     precision: str = INT8
+    largest: dict[str, int] = field(default_factory=dict)
 
     def group(self, name: str) -> Group:
         """The group of this name.

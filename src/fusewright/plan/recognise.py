@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.collector import without_gc
 from fusewright.graph.model import Model
+from fusewright.graph.symbolic import annotate
 from fusewright.graph.walk import STANDARD_DOMAINS, levels, producer
 from fusewright.groups import CATALOGUE, Finding, GroupKind
 from fusewright.match.attention import Scene, probe_sizes
@@ -51,6 +52,8 @@ def recognise(
     for node in nodes:
         by_op[node.op].append(node)
     position = {id(node): i for i, node in enumerate(nodes)}
+    if by_op["Softmax"]:
+        annotate(model)  # what layout does is told by the shapes it does it to
     scene = Scene(model.opset, tuple(model.graph.outputs), probe_sizes(model.graph))
     search = _Search(model, scene, position, levels(nodes), by_op)
     search.claimed.update(id(node) for node in nodes if node.name in model.frozen)
@@ -115,6 +118,7 @@ def _to_group(kind: GroupKind, finding: Finding, search: _Search) -> Group:
         ops=tuple(dict.fromkeys(node.op for node in members)),
         inputs_to_quantize=tuple(sorted({inputs.index(read[i]) for i in finding.to_quantize})),
         details=dict(finding.details),
+        fixed=finding.fixed,
     )
 
 

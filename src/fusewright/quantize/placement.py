@@ -8,7 +8,7 @@ Concat that it moves through share one scale.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
@@ -48,11 +48,13 @@ class Placement:
     Attributes:
         observe: scale name → tensors whose values decide it, which are those that the groups
             read: behind a MaxPool or Slice that a pair moved through, not in front of it.
+        fixed: scale name → clipping threshold that a contract fixes; nothing is observed for it.
     """
 
     activations: tuple[Site, ...]
     weights: tuple[WeightSite, ...]
     observe: dict[str, tuple[str, ...]]
+    fixed: dict[str, float] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """One text line per site, for golden files and diffs."""
@@ -89,7 +91,9 @@ def place(plan: Plan) -> Placement:
     graph, opset = plan.model.graph, plan.model.opset
     nodes = node_index(graph)
     names = {id(node): node.name for node in graph.nodes}
-    owned = {id(nodes[m]) for g in plan.groups if g.apply for m in g.members}
+    owned = {
+        id(nodes[m]) for g in plan.groups if g.apply and not g.spec.moves_pairs for m in g.members
+    }
     demanded = demanded_edges(plan.groups, nodes)
     scales = _Scales()
     edges = dict(demanded)
@@ -100,11 +104,18 @@ def place(plan: Plan) -> Placement:
     for tensor in demanded.values():
         observe[scales.find(tensor.name)].add(tensor.name)
     sites = _sites(edges, names, scales, graph)
-    order = {site.scale: None for site in sites}
+    fixed = {
+        scales.find(nodes[pair.node].inputs[pair.slot].name): pair.threshold
+        for group in plan.groups
+        if group.is_quantized
+        for pair in group.fixed
+    }
+    order = {site.scale: None for site in sites if site.scale not in fixed}
     return Placement(
         sites,
         _weights(plan, nodes),
         {scale: tuple(sorted(observe[scale])) for scale in order},
+        fixed,
     )
 
 
