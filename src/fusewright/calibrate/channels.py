@@ -1,6 +1,6 @@
 """Maxima per channel, and a sample of rows: what smoothing has to know of a tensor.
 
-Like the histograms, both are the same bits in whatever order, batches or parts the values arrive.
+Like the histograms, both are the same bits in whatever order the feeds arrive, in one part or many.
 """
 
 from __future__ import annotations
@@ -19,40 +19,73 @@ from fusewright.errors import DataError
 from fusewright.graph.session import Feed
 
 _SEED = 20221118
-_NONE = np.zeros(0, np.uint64)
 
 
-class ChannelObserver:
-    """Remembers max|x| of each channel (the last axis), and up to `rows` different rows.
+class Half:
+    """What part of the feeds shows: max|x| of each channel, and some different rows.
 
     The rows kept are those with the smallest hash: a sample that does not depend on the order.
     """
 
-    def __init__(self, rows: int = 0) -> None:
+    def __init__(self, channels: int, limit: int) -> None:
         """Has seen nothing yet."""
+        self.limit, self.count = limit, 0
+        self.maxima = np.zeros(channels, np.float32)
+        self.rows = np.zeros((0, channels), np.float32)
+        self._hashes = np.zeros(0, np.uint64)
+
+    def add(self, peaks: np.ndarray, count: int, hashes: np.ndarray, rows: np.ndarray) -> None:
+        """Adds `count` rows of which the maxima and (some of) the rows are given."""
+        self.maxima = np.maximum(self.maxima, peaks)
+        self.count += count
+        if len(self._hashes) == self.limit > 0:
+            wanted = hashes < self._hashes[-1]
+            hashes, rows = hashes[wanted], rows[wanted]
+        kept, first = np.unique(np.concatenate([self._hashes, hashes]), return_index=True)
+        self._hashes = kept[: self.limit]
+        self.rows = np.concatenate([self.rows, rows])[first[: self.limit]]
+
+    def merge(self, other: Half) -> None:
+        """Adds what another part has seen."""
+        self.add(other.maxima, other.count, other._hashes, other.rows)
+
+
+class ChannelObserver:
+    """Remembers max|x| of each channel (the last axis); with `rows`, also a sample of rows.
+
+    The sample is kept in two halves that share no feed, so that what one half suggests can be
+    judged by the other: neighbouring rows of one image are too alike for that. A feed goes where
+    the parity of its hash says.
+    """
+
+    def __init__(self, rows: int = 0) -> None:
+        """Has seen nothing yet; `rows` are kept of each half."""
         self.limit = rows
-        self.count = 0
-        self._maxima: np.ndarray | None = None
-        self._hashes, self._rows = _NONE, np.zeros((0, 0), np.float32)
+        self._halves: dict[int, Half] = {}
+
+    @property
+    def halves(self) -> list[Half]:
+        """The halves that saw a feed: one or two."""
+        return [self._halves[i] for i in sorted(self._halves)]
+
+    @property
+    def count(self) -> int:
+        """Rows seen."""
+        return sum(half.count for half in self.halves)
 
     @property
     def maxima(self) -> np.ndarray:
-        """max|x|, float32 [channels].
+        """max|x| of each channel, float32 [channels].
 
         Raises:
             DataError: no value was seen.
         """
-        if self._maxima is None:
-            raise DataError("a tensor was empty on every sample")
-        return self._maxima
-
-    @property
-    def rows(self) -> np.ndarray:
-        """The sample, float32 [at most `limit`, channels], in an order of its own."""
-        return self._rows
+        if not self._halves:
+            raise DataError("the tensor was empty on every sample")
+        return np.asarray(np.max([half.maxima for half in self.halves], axis=0))
 
     def update(self, array: np.ndarray, name: str = "tensor") -> None:
-        """Adds the values of a float array [..., channels].
+        """Adds the values of one feed, a float array [..., channels].
 
         Raises:
             DataError: NaN or Inf, not floating point, or another number of channels than before.
@@ -61,52 +94,39 @@ class ChannelObserver:
             raise DataError(f"tensor {name!r} is {array.dtype} of rank {array.ndim}")
         if not array.size:
             return
-        flat = np.ascontiguousarray(array, np.float32).reshape(-1, array.shape[-1])
-        peaks = np.maximum(flat.max(axis=0), -flat.min(axis=0))
+        rows = np.ascontiguousarray(array, np.float32).reshape(-1, array.shape[-1])
+        peaks = np.maximum(rows.max(axis=0), -rows.min(axis=0))
         if not np.isfinite(peaks).all():
             raise DataError(f"tensor {name!r} holds NaN or Inf while the model runs on this sample")
-        self._add(peaks, len(flat), name)
-        if self.limit:
-            self._sample(_hashes(flat), flat)
+        hashes = _hashes(rows) if self.limit else np.zeros(0, np.uint64)
+        side = int(hashes.sum(dtype=np.uint64) >> np.uint64(63)) if self.limit else 0
+        sampled = rows if self.limit else rows[:0]
+        self._half(side, peaks.size, name).add(peaks, len(rows), hashes, sampled)
 
     def merge(self, other: ChannelObserver) -> None:
-        """Adds what another observer of the same tensor has seen.
+        """Adds what another observer has seen.
 
         Raises:
             DataError: it has other channels or keeps another number of rows.
         """
         if other.limit != self.limit:
             raise DataError(f"parts keep {self.limit} and {other.limit} rows")
-        if other._maxima is not None:
-            self._add(other._maxima, other.count, "tensor")
-            self._sample(other._hashes, other._rows)
+        for side, half in other._halves.items():
+            self._half(side, half.maxima.size, "tensor").merge(half)
 
-    def _add(self, peaks: np.ndarray, count: int, name: str) -> None:
-        if self._maxima is None:
-            self._maxima, self._rows = np.zeros_like(peaks), np.zeros((0, peaks.size), np.float32)
-        if self._maxima.size != peaks.size:
-            raise DataError(f"tensor {name!r} has {peaks.size} channels, not {self._maxima.size}")
-        self._maxima = np.maximum(self._maxima, peaks)
-        self.count += count
-
-    def _sample(self, hashes: np.ndarray, rows: np.ndarray) -> None:
-        if len(self._hashes) == self.limit and self.limit:
-            wanted = hashes < self._hashes[-1]
-            hashes, rows = hashes[wanted], rows[wanted]
-        both = np.concatenate([self._hashes, hashes])
-        kept, first = np.unique(both, return_index=True)
-        first = first[: self.limit]
-        self._hashes = kept[: self.limit]
-        self._rows = np.concatenate([self._rows, rows])[first]
+    def _half(self, side: int, channels: int, name: str) -> Half:
+        for half in self._halves.values():
+            if half.maxima.size != channels:
+                raise DataError(f"tensor {name!r} has {channels} channels, not {half.maxima.size}")
+        return self._halves.setdefault(side, Half(channels, self.limit))
 
     def state(self) -> dict[str, Any]:
         """Everything seen, as JSON-able data; `from_state` is its inverse."""
-        return {
-            "limit": self.limit,
-            "count": self.count,
-            "maxima": None if self._maxima is None else _packed(self._maxima),
-            "rows": _packed(self._rows),
-        }
+        halves = [
+            {"side": i, "count": h.count, "maxima": _packed(h.maxima), "rows": _packed(h.rows)}
+            for i, h in sorted(self._halves.items())
+        ]
+        return {"limit": self.limit, "halves": halves}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ChannelObserver:
@@ -117,40 +137,14 @@ class ChannelObserver:
         """
         try:
             observer = cls(int(state["limit"]))
-            if state["maxima"] is not None:
-                peaks = _unpacked(state["maxima"])
-                rows = _unpacked(state["rows"]).reshape(-1, peaks.size)
-                observer._add(peaks, int(state["count"]), "tensor")
-                observer._sample(_hashes(rows), rows)
+            for part in state["halves"]:
+                peaks, rows = _unpacked(part["maxima"]), _unpacked(part["rows"])
+                rows = rows.reshape(-1, peaks.size)
+                half = observer._half(int(part["side"]), peaks.size, "tensor")
+                half.add(peaks, int(part["count"]), _hashes(rows), rows)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not the state of a channel observer: {error!r}") from error
         return observer
-
-
-def observe_channels(
-    model: Path | bytes | onnx.ModelProto,
-    tensors: Mapping[str, int],
-    samples: Iterable[Feed],
-    options: CalibrationOptions = CalibrationOptions(),  # noqa: B008 - frozen
-    progress: Callable[[int], None] | None = None,
-) -> ChannelObservations:
-    """One pass over the samples that looks at the channels of some tensors.
-
-    Args:
-        model: the flat float model.
-        tensors: name → how many rows are kept of it, 0 for none.
-        samples: feeds; one is in memory at a time.
-        options: limits; the method plays no part.
-        progress: called after each feed with the number of samples seen so far.
-
-    Raises:
-        ModelError: a tensor is not in the main graph, or the model does not load.
-        DataError: there are no samples, the model fails on one, or a tensor holds NaN or Inf.
-    """
-    observers = {name: ChannelObserver(rows) for name, rows in tensors.items()}
-    watching = {name: [observer] for name, observer in observers.items()}
-    seen = watch(model, watching, samples, options, progress)
-    return ChannelObservations(observers, seen)
 
 
 @dataclass
@@ -171,6 +165,32 @@ class ChannelObservations:
         for name, observer in self.observers.items():
             observer.merge(other.observers[name])
         self.samples += other.samples
+
+
+def observe_channels(
+    model: Path | bytes | onnx.ModelProto,
+    tensors: Mapping[str, int],
+    samples: Iterable[Feed],
+    options: CalibrationOptions = CalibrationOptions(),  # noqa: B008 - frozen
+    progress: Callable[[int], None] | None = None,
+) -> ChannelObservations:
+    """One pass over the samples that looks at the channels of some tensors.
+
+    Args:
+        model: the flat float model.
+        tensors: name → how many rows are kept of each half of the feeds, 0 for none.
+        samples: feeds; one is in memory at a time.
+        options: limits; the method plays no part.
+        progress: called after each feed with the number of samples seen so far.
+
+    Raises:
+        ModelError: a tensor is not in the main graph, or the model does not load.
+        DataError: there are no samples, the model fails on one, or a tensor holds NaN or Inf.
+    """
+    observers = {name: ChannelObserver(rows) for name, rows in tensors.items()}
+    watching = {name: [observer] for name, observer in observers.items()}
+    seen = watch(model, watching, samples, options, progress)
+    return ChannelObservations(observers, seen)
 
 
 def _hashes(rows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,10 @@
-"""Which α a place gets: the one with the least error of its layers, "no smoothing" among them."""
+"""Which α a place gets: the one with the least error of its layers, "no smoothing" among them.
+
+Maxima are the extremes of what was seen, and an α that makes all channels reach the same range
+makes every one of them clip on data with larger ones: judged on the rows that the maxima come from,
+the largest α always looks best, and on a classifier's input (one row per image) costs decibels. So
+each half of the feeds is judged with the scales and the range of the other.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusewright.calibrate import CalibrationOptions, Histogram
+from fusewright.calibrate.channels import Half
 from fusewright.calibrate.methods import threshold
-from fusewright.quantize.migrate import smoothing_scale
+from fusewright.quantize.migrate import row_maxima, smoothing_scale
 from fusewright.quantize.weights import INT8_MAX, scale_of, weight_scale
 
 CANDIDATES = (0.25, 0.4, 0.5, 0.6, 0.75, 0.9)
-# Rows of calibration data that a search looks at, and columns of the weights that read them.
+# Rows kept of each half of the calibration data, and columns of the weights that read them.
 ROWS = 256
-_COLUMNS = 512
+_COLUMNS = 256
 
 
 @dataclass(frozen=True)
@@ -34,52 +41,85 @@ class Choice:
 
 
 def choose_alpha(
-    maxima: np.ndarray,
-    rows: np.ndarray,
+    halves: Sequence[Half],
     weights: Sequence[np.ndarray],
     options: CalibrationOptions,
     candidates: Sequence[float] = CANDIDATES,
-) -> Choice:
+) -> Choice | None:
     """Tries every candidate on a sample of rows; among equals, no smoothing.
 
     Args:
-        maxima: max|X_j| over all of calibration, [channels].
-        rows: a sample of X, [rows, channels].
+        halves: of what was seen of X.
         weights: the matrices [channels, out] that read X.
         options: the method that will choose the range of X/s.
         candidates: values of α.
+
+    Returns:
+        None where there are no two halves to judge one by the other.
     """
+    if len(halves) < 2:
+        return None
     matrix = np.concatenate([_columns(weight) for weight in weights], axis=1)
-    exact = rows @ matrix
+    pairs = [(half, Judge.of(other, matrix)) for half, other in (halves, halves[::-1])]
 
-    def error(scale: np.ndarray) -> float:
-        return layer_error(rows, matrix, exact, scale, options)
+    of_weights = row_maxima(weights)
 
-    off = best = error(np.ones(len(maxima), np.float32))
-    alpha: float | None = None
+    def error(alpha: float | None) -> float:
+        scales = [_scale(half, of_weights, alpha) for half, _ in pairs]
+        return sum(j.error(h, s, options) for (h, j), s in zip(pairs, scales, strict=True))
+
+    off = best = error(None)
+    chosen: float | None = None
     for candidate in candidates:
-        found = error(smoothing_scale(maxima, weights, candidate))
+        found = error(candidate)
         if found < best:
-            alpha, best = candidate, found
-    norm = float(np.vdot(exact, exact)) or 1.0
-    return Choice(alpha, best / norm, off / norm)
+            chosen, best = candidate, found
+    norm = sum(judge.norm for _, judge in pairs) or 1.0
+    return Choice(chosen, best / norm, off / norm)
 
 
-def layer_error(
-    rows: np.ndarray,
-    matrix: np.ndarray,
-    exact: np.ndarray,
-    scale: np.ndarray,
-    options: CalibrationOptions,
-) -> float:
-    """‖exact − Q(rows/s)·Q(diag(s)·matrix)‖², activations per tensor and weights per channel."""
-    smooth = rows / scale
+@dataclass(frozen=True)
+class Judge:
+    """Rows [rows, channels] and a matrix [channels, columns], with their product."""
+
+    rows: np.ndarray
+    matrix: np.ndarray
+    exact: np.ndarray
+
+    @classmethod
+    def of(cls, half: Half, matrix: np.ndarray) -> Judge:
+        """The sample of one half."""
+        return cls(half.rows, matrix, half.rows @ matrix)
+
+    @property
+    def norm(self) -> float:
+        """‖exact‖²."""
+        return float(np.vdot(self.exact, self.exact))
+
+    def error(self, seen: Half, scale: np.ndarray, options: CalibrationOptions) -> float:
+        """‖exact − Q(rows/s)·Q(diag(s)·matrix)‖².
+
+        Activations are rounded per tensor, with the range that the method finds for what `seen`
+        saw of X/s; weights per channel.
+        """
+        weights = self.matrix * scale[:, None]
+        activations = _rounded(self.rows / scale, _step(seen, scale, options))
+        difference = self.exact - activations @ _rounded(weights, weight_scale(weights, 1))
+        return float(np.vdot(difference, difference))
+
+
+def _scale(half: Half, of_weights: np.ndarray, alpha: float | None) -> np.ndarray:
+    if alpha is None:
+        return np.ones(half.maxima.size, np.float32)
+    return smoothing_scale(half.maxima, of_weights, alpha)
+
+
+def _step(half: Half, scale: np.ndarray, options: CalibrationOptions) -> np.ndarray:
+    if options.method == "minmax":  # of all rows, not of the sample alone
+        return scale_of(np.max(half.maxima / scale))
     observer = Histogram()
-    observer.update(smooth)
-    step = scale_of(threshold(observer, options.method, options.percentile))
-    scaled = matrix * scale[:, None]
-    difference = exact - _rounded(smooth, step) @ _rounded(scaled, weight_scale(scaled, 1))
-    return float(np.vdot(difference, difference))
+    observer.update(half.rows / scale)
+    return scale_of(threshold(observer, options.method, options.percentile))
 
 
 def _columns(weight: np.ndarray) -> np.ndarray:

@@ -34,7 +34,13 @@ class Applied:
         self.held.clear()
 
 
-def smoothing_scale(maxima: np.ndarray, weights: Sequence[np.ndarray], alpha: float) -> np.ndarray:
+def row_maxima(weights: Sequence[np.ndarray]) -> np.ndarray:
+    """max_k|W_jk| over all columns of all matrices [channels, out], float32 [channels]."""
+    largest = [np.maximum(w.max(axis=1), -w.min(axis=1)) for w in weights]
+    return np.asarray(np.max(largest, axis=0))
+
+
+def smoothing_scale(maxima: np.ndarray, of_weights: np.ndarray, alpha: float) -> np.ndarray:
     """s_j = max|X_j|^α / max_k|W_jk|^(1−α), its geometric mean 1; float32 [channels], positive.
 
     The mean is free: one factor over all channels changes no quantized value. A channel that is
@@ -42,17 +48,15 @@ def smoothing_scale(maxima: np.ndarray, weights: Sequence[np.ndarray], alpha: fl
 
     Args:
         maxima: max|X_j|, [channels].
-        weights: every matrix [channels, out] that reads X.
+        of_weights: max_k|W_jk|, [channels].
         alpha: 0 leaves all the difficulty to the activations, 1 to the weights.
     """
-    x = np.asarray(maxima, np.float64)
-    w = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0).astype(np.float64)
+    x, w = np.asarray(maxima, np.float64), np.asarray(of_weights, np.float64)
     alive = (x > 0) & (w > 0)
-    if not alive.any():
-        return np.ones(len(x), np.float32)
-    log = alpha * np.log(x[alive]) - (1.0 - alpha) * np.log(w[alive])
-    scale = np.ones(len(x))
-    scale[alive] = np.clip(np.exp(log - log.mean()), 1.0 / _BOUND, _BOUND)
+    scale = np.ones(x.size)
+    if alive.any():
+        log = alpha * np.log(x[alive]) - (1.0 - alpha) * np.log(w[alive])
+        scale[alive] = np.clip(np.exp(log - log.mean()), 1.0 / _BOUND, _BOUND)
     return scale.astype(np.float32)
 
 
