@@ -45,7 +45,9 @@ _PIXELS = {"pixel_values": (3, 224, 224)}
 _TOKENS = {"input_ids": (64,), "attention_mask": (64,)}
 
 
-def _hf(factory: str, attention: str, inputs: Mapping[str, tuple[int, ...]], **options: Any) -> Spec:
+def _hf(
+    factory: str, attention: str, inputs: Mapping[str, tuple[int, ...]], **options: Any
+) -> Spec:
     words = options.get("vocab_size", 0)
     options["attn_implementation"] = attention
     return Spec("transformers", factory, options, inputs, words)
@@ -150,7 +152,7 @@ def example(spec: Spec, batch: int = 2) -> tuple[torch.Tensor, ...]:
     return tuple(tensors)
 
 
-def _import_torchvision() -> ModuleType:
+def import_torchvision() -> ModuleType:
     """Torchvision, on a CPU-only torch too; whatever imports it must come after this."""
     import torch
 
@@ -169,12 +171,12 @@ def _import_torchvision() -> ModuleType:
 
 
 def _load_torchvision(spec: Spec) -> torch.nn.Module:
-    models = _import_torchvision().models
+    models = import_torchvision().models
     return getattr(models, spec.factory)(weights=None, **spec.options)
 
 
 def _load_timm(spec: Spec) -> torch.nn.Module:
-    _import_torchvision()
+    import_torchvision()
     import timm
 
     return timm.create_model(spec.factory, pretrained=False, **spec.options)
@@ -184,7 +186,7 @@ def _load_transformers(spec: Spec) -> torch.nn.Module:
     import torch
 
     with contextlib.suppress(ModuleNotFoundError):
-        _import_torchvision()  # optional for transformers, but broken it breaks them too
+        import_torchvision()  # optional for transformers, but broken it breaks them too
     import transformers
 
     class Logits(torch.nn.Module):

@@ -28,10 +28,10 @@ def build() -> torch.nn.Module:
     Linears are drawn by Xavier: torchvision's 0.02 all but closes branches as narrow as these, and
     the network hardly starts to learn.
     """
-    from architectures import _import_torchvision
+    from architectures import import_torchvision
     from torch import nn
 
-    transformer = _import_torchvision().models.SwinTransformer(
+    transformer = import_torchvision().models.SwinTransformer(
         patch_size=[PATCH, PATCH],
         embed_dim=WIDTH,
         depths=[2, 2],

@@ -26,10 +26,10 @@ def build() -> torch.nn.Module:
     A token is a single pixel of the digit and says little without its position: with embeddings of
     0.2 instead of torchvision's 0.02 the network learns twice as fast.
     """
-    from architectures import _import_torchvision
+    from architectures import import_torchvision
     from torch import nn
 
-    transformer = _import_torchvision().models.VisionTransformer(
+    transformer = import_torchvision().models.VisionTransformer(
         image_size=SIZE,
         patch_size=PATCH,
         num_layers=4,
