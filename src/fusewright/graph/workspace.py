@@ -13,6 +13,9 @@ import onnx_graphsurgeon as gs
 from onnx.external_data_helper import load_external_data_for_model
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+_EDITED = "edited.weights"
+_SMALL = 1024
+
 
 class Workspace:
     """A temporary folder that goes when nothing refers to it any more, or the process ends."""
@@ -21,6 +24,24 @@ class Workspace:
         """Makes the folder."""
         self.folder = Path(tempfile.mkdtemp(prefix="fusewright-"))
         self._end = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
+
+    def put(self, tensor: gs.Constant, values: np.ndarray) -> None:
+        """Changes what a stored tensor holds; where it is large, the values lie in this folder."""
+        if values.nbytes <= _SMALL:
+            tensor.values = values
+            return
+        proto = onnx.TensorProto(
+            name=tensor.name,
+            dims=values.shape,
+            data_type=onnx.helper.np_dtype_to_tensor_dtype(values.dtype),
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        with (self.folder / _EDITED).open("ab") as file:
+            place = {"location": _EDITED, "offset": file.tell(), "length": values.nbytes}
+            file.write(np.ascontiguousarray(values).data)
+        for key, value in place.items():
+            proto.external_data.add(key=key, value=str(value))
+        tensor.values = StoredValues(proto, self)
 
     def close(self) -> None:
         """Removes the folder now."""

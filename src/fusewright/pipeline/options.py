@@ -10,6 +10,7 @@ from typing import Any
 from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
+from fusewright.plan.plan import OFF, Smooth, smooth_setting
 
 FP32 = "fp32"
 PRECISIONS = ("int8", FP32)
@@ -33,6 +34,8 @@ class Options:
         include: the same; where given, only what matches is quantized.
         shapes: input name → (min, opt, max) shape of a dynamic input.
         images: preprocessing, where the data is a folder of images.
+        smooth: how much of the activations' outliers SmoothQuant moves into weights: an α from 0
+            to 1, `auto` (searched for each place) or `off`.
         plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
     """
 
@@ -48,6 +51,7 @@ class Options:
     include: tuple[str, ...] = ()
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     images: ImageOptions = ImageOptions()  # noqa: RUF009 - frozen
+    smooth: Smooth = OFF
     plan: str | Path | None = None
 
     def __post_init__(self) -> None:
@@ -58,6 +62,10 @@ class Options:
                 raise UsageError(f"{name} takes a list of patterns, not one text")
         if self.plan is not None and (self.exclude or self.include):
             raise UsageError("--plan holds every decision: --exclude and --include cannot be added")
+        smooth = smooth_setting(self.smooth)
+        if smooth is None:
+            raise UsageError(f"smooth '{self.smooth}' is neither off, auto nor a number 0 to 1")
+        object.__setattr__(self, "smooth", smooth)
         if self.verify_samples < 1:
             raise UsageError(f"{self.verify_samples} samples to verify with: at least 1 is needed")
         _ = self.calibration  # checks method, percentile and samples

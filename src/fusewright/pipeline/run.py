@@ -24,6 +24,7 @@ from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
+from fusewright.pipeline.smoothing import smooth
 from fusewright.pipeline.stages import Job, collapse_float, measure_ranges, quantize
 from fusewright.pipeline.trace import Silent, Trace, Watcher, peak_memory
 from fusewright.plan.decide import adopt, decide, keep_float
@@ -187,7 +188,8 @@ def _plan(job: Job) -> Plan:
 
 
 def finish(plan: Plan, job: Job, target: Path | None) -> Result:
-    """collapse → [calibrate → quantize] → write."""
+    """[smooth] → collapse → [calibrate → quantize] → write."""
+    smooth(plan, job)
     placement, ranges = place(plan), None
     groups, proto = collapse_float(plan, job)
     if placement.activations:

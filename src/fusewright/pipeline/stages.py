@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import onnx
@@ -83,7 +84,8 @@ def measure_ranges(plan: Plan, placement: Placement, job: Job) -> Ranges:
     expected = limit if total is None else min(total, limit or total)
     with job.trace.stage("calibrate") as details:
         flat = job.workspace.folder / "flat.onnx"
-        save(_exposed(runnable(to_proto(plan.model.graph), job.source), placement), flat)
+        wanted = dict.fromkeys(name for names in placement.observe.values() for name in names)
+        save(with_outputs(runnable(to_proto(plan.model.graph), job.source), wanted), flat)
         ranges = calibrate(
             flat,
             placement.observe,
@@ -95,10 +97,9 @@ def measure_ranges(plan: Plan, placement: Placement, job: Job) -> Ranges:
     return ranges
 
 
-def _exposed(proto: onnx.ModelProto, placement: Placement) -> onnx.ModelProto:
-    """Makes the observed tensors outputs, in place."""
+def with_outputs(proto: onnx.ModelProto, wanted: Iterable[str]) -> onnx.ModelProto:
+    """Makes tensors outputs, in place."""
     known = {v.name for v in (*proto.graph.output, *proto.graph.input)}
-    wanted = dict.fromkeys(name for names in placement.observe.values() for name in names)
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in known)
     return proto
 

@@ -16,8 +16,8 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        stage: `load`, `clean`, `normalize`, `recognise`, `plan`, `calibrate`, `quantize`,
-            `collapse`, `write`.
+        stage: `load`, `clean`, `normalize`, `recognise`, `plan`, `smooth`, `collapse`, `calibrate`,
+            `quantize`, `write`.
         what: `pass`, `match`, `miss`, `proof`, `undone` or `note`.
         name: the rule, group kind or check.
         where: the node or group it happened at.

@@ -13,7 +13,7 @@ from fusewright.errors import PlanError, UsageError
 from fusewright.graph.dims import resolve
 from fusewright.graph.walk import attribute
 from fusewright.plan.demand import settle_unweighted
-from fusewright.plan.plan import DECISIONS, FLOAT, INT8, Group, Plan, node_index
+from fusewright.plan.plan import DECISIONS, FLOAT, INT8, Group, Plan, node_index, smooth_setting
 from fusewright.target import TENSORRT, Target
 
 
@@ -84,6 +84,12 @@ def adopt(plan: Plan, theirs: Sequence[Group]) -> None:
         if problem is not None:
             raise PlanError(f"{plan.model.path}: {problem}")
         group.decision, group.reason, group.apply = other.decision, other.reason, other.apply
+        if other.smooth is not None and smooth_setting(other.smooth) is None:
+            raise PlanError(
+                f"{plan.model.path}: group '{group.name}' has smooth {other.smooth!r}; it is off,"
+                " auto or a number from 0 to 1"
+            )
+        group.smooth = other.smooth
     if mine:
         raise PlanError(f"{plan.model.path}: the plan says nothing of group '{next(iter(mine))}'")
     settle(plan)

@@ -10,14 +10,15 @@ import fusewright
 from fusewright.errors import PlanError
 from fusewright.graph.save import save_text
 from fusewright.plan.decide import refusal, settle
-from fusewright.plan.plan import DECISIONS, Group, Plan, node_index
+from fusewright.plan.plan import DECISIONS, OFF, Group, Plan, Smooth, node_index, smooth_setting
 
-OFF = "off"
 _HEADER = """\
 # Fusewright plan. Edit a group's `decision` and apply the file with `optimize --plan`:
 #   int8   Q/DQ pairs by the group's contract
 #   float  no pairs, still collapsed into one call
 #   off    left alone: neither quantized nor collapsed
+# A quantized Linear may have a line `smooth:` (off, auto, or an alpha from 0 to 1): how much of its
+# input's outliers SmoothQuant moves into its weights. Without it, --smooth says.
 # `reason`, `nodes`, `inputs` and `unclaimed` are for reading; editing them changes nothing.
 """
 
@@ -57,7 +58,7 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
     _check_model(data, plan, path)
     by_name = {group.name: group for group in plan.groups}
     nodes, seen = node_index(plan.model.graph), set[str]()
-    for name, decision, reason in _entries(data, path):
+    for name, decision, reason, smooth in _entries(data, path):
         if name in seen:
             raise PlanError(f"{path}: names group '{name}' twice")
         if name not in by_name:
@@ -72,7 +73,7 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
             continue
         if decision != group.decision:
             reason = f"the plan file says {decision}"
-        group.decision, group.reason = decision, reason or group.reason
+        group.decision, group.reason, group.smooth = decision, reason or group.reason, smooth
     if by_name:
         raise PlanError(f"{path}: says nothing of group '{next(iter(by_name))}'")
     _check_settled(plan, path)
@@ -99,6 +100,7 @@ def _group(group: Group) -> dict[str, Any]:
         "nodes": entry["nodes"],
         "inputs": entry["inputs"],
         "inputs_to_quantize": entry["inputs_to_quantize"],
+        **({} if group.smooth is None else {"smooth": group.smooth}),
     }
 
 
@@ -118,7 +120,7 @@ def _read(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _entries(data: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, str]]:
+def _entries(data: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, str, Smooth | None]]:
     if not isinstance(data["groups"], list):
         raise PlanError(f"{path}: `groups` is not a list")
     for number, entry in enumerate(data["groups"], 1):
@@ -126,7 +128,19 @@ def _entries(data: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, st
             raise PlanError(f"{path}: group {number} has no `name` or no `decision`")
         # YAML reads a bare `off` as false.
         decision = OFF if entry["decision"] is False else str(entry["decision"])
-        yield str(entry["name"]), decision, str(entry.get("reason", ""))
+        yield str(entry["name"]), decision, str(entry.get("reason", "")), _smooth(entry, path)
+
+
+def _smooth(entry: Mapping[str, Any], path: Path) -> Smooth | None:
+    if "smooth" not in entry:
+        return None
+    found = smooth_setting(OFF if entry["smooth"] is False else entry["smooth"])
+    if found is None:
+        raise PlanError(
+            f"{path}: group '{entry['name']}' has smooth: {entry['smooth']}; it is off, auto or a"
+            " number from 0 to 1"
+        )
+    return found
 
 
 def _check_settled(plan: Plan, path: Path) -> None:

@@ -13,6 +13,8 @@ from fusewright.groups import KINDS, FixedPair, GroupKind
 
 INT8, FLOAT = "int8", "float"
 DECISIONS = (INT8, FLOAT)
+OFF, AUTO = "off", "auto"
+Smooth = float | str
 HEAVY_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention"})
 
 
@@ -34,6 +36,8 @@ class Group:
         decision: `int8` or `float`; later precisions extend the set.
         reason: why.
         apply: False switches the group off: neither quantized nor collapsed.
+        smooth: how much of its input's outliers moves into its weights: an α from 0 to 1, `off` or
+            `auto`; None leaves it to the run.
     """
 
     kind: str
@@ -50,6 +54,7 @@ class Group:
     decision: str = FLOAT
     reason: str = ""
     apply: bool = True
+    smooth: Smooth | None = None
 
     @property
     def is_quantized(self) -> bool:
@@ -78,6 +83,7 @@ class Group:
             ],
             "decision": self.decision if self.apply else FLOAT,
             "reason": self.reason if self.apply else "switched off",
+            **({} if self.smooth is None else {"smooth": self.smooth}),
         }
 
 
@@ -139,3 +145,16 @@ class Plan:
 def node_index(graph: gs.Graph) -> dict[str, gs.Node]:
     """Nodes by name."""
     return {node.name: node for node in graph.nodes}
+
+
+def smooth_setting(value: object) -> Smooth | None:
+    """What a user can say of smoothing: `off`, `auto` or an α from 0 to 1; None for all else."""
+    if value in (OFF, AUTO):
+        return str(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        alpha = float(value)
+    except ValueError:
+        return None
+    return alpha if 0.0 <= alpha <= 1.0 else None

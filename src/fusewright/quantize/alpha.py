@@ -8,6 +8,7 @@ each half of the feeds is judged with the scales and the range of the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,6 +39,13 @@ class Choice:
     alpha: float | None
     error: float
     error_off: float
+
+    @property
+    def gain_db(self) -> float:
+        """How much lower the error is than without smoothing, in dB."""
+        if self.error == 0.0:
+            return 0.0 if self.error_off == 0.0 else math.inf
+        return 10.0 * math.log10(self.error_off / self.error)
 
 
 def choose_alpha(

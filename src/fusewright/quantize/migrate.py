@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import Names
 from fusewright.graph.walk import peek
+from fusewright.graph.workspace import Workspace
 from fusewright.plan.plan import Plan, node_index
 from fusewright.quantize.smooth import Smoothing
 
@@ -61,7 +62,10 @@ def smoothing_scale(maxima: np.ndarray, of_weights: np.ndarray, alpha: float) ->
 
 
 def apply_smoothing(
-    plan: Plan, sites: Sequence[Smoothing], scales: Mapping[str, np.ndarray]
+    plan: Plan,
+    sites: Sequence[Smoothing],
+    scales: Mapping[str, np.ndarray],
+    workspace: Workspace,
 ) -> Applied:
     """Divides producers and multiplies weights by the scale of each site, in place.
 
@@ -70,6 +74,7 @@ def apply_smoothing(
 
     Args:
         scales: source tensor of a site → s, float32 [channels].
+        workspace: where the changed weights lie.
     """
     applied, nodes = Applied(), node_index(plan.model.graph)
     tensors = plan.model.graph.tensors()
@@ -78,16 +83,16 @@ def apply_smoothing(
         scale = scales[site.source]
         for node, slot in site.divided:
             tensor = _own(plan, nodes[node], slot, names)
-            _store(tensor, peek(tensor) / scale, applied)
+            _store(tensor, peek(tensor) / scale, applied, workspace)
         for name in site.weights:
             tensor = tensors[name]
-            _store(tensor, peek(tensor) * scale[:, None], applied)
+            _store(tensor, peek(tensor) * scale[:, None], applied, workspace)
     return applied
 
 
-def _store(tensor: gs.Constant, values: np.ndarray, applied: Applied) -> None:
+def _store(tensor: gs.Constant, values: np.ndarray, applied: Applied, workspace: Workspace) -> None:
     applied.held.append((tensor, tensor._values))
-    tensor.values = np.ascontiguousarray(values, np.float32)
+    workspace.put(tensor, np.ascontiguousarray(values, np.float32))
 
 
 def _own(plan: Plan, node: gs.Node, slot: int, names: Names) -> gs.Constant:
