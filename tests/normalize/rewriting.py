@@ -51,7 +51,7 @@ def rewrite(proto: onnx.ModelProto) -> tuple[Model, dict[str, Outcome]]:
 
 def assert_rewritten(row: Row) -> Model:
     model, _ = rewrite(row.proto())
-    assert ops(model) == row.expected
+    assert ops(model) == row.expected, ops(model)
     again = [outcome.rule for outcome in normalize(model) if outcome.applied]
     assert not again, f"normalizing twice is not normalizing once: {again}"
     return model

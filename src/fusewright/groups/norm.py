@@ -14,7 +14,7 @@ from fusewright.match.matcher import Match
 from fusewright.match.pattern import Const, Pattern, const, number, one_of, op, optional, var
 from fusewright.normalize.constants import one
 from fusewright.normalize.rmsnorm import subtracts_mean
-from fusewright.normalize.shapes import same_shape
+from fusewright.normalize.shapes import same_shape, shape_op
 
 _PARAMETERS = ("scale", "bias")
 
@@ -73,7 +73,7 @@ def _group_norm() -> Pattern:
     x = var("x")
     rows = op("Reshape", x, const())
     layer = op("InstanceNormalization", rows, const(), const(), name="layer")
-    back = op("Reshape", layer, one_of(const(), op("Shape", x)))
+    back = op("Reshape", layer, one_of(const(), shape_op(x)))
     whole = op("GroupNormalization", x, const("scale"), const("bias"), name="layer")
     return one_of(whole, *_scaled(back, _column("scale"), _column("bias")))
 

@@ -20,14 +20,14 @@ from fusewright.normalize.affine import behind_by
 from fusewright.normalize.layernorm import layer_norm_chain
 from fusewright.normalize.moments import epsilon_of, trailing_axes
 from fusewright.normalize.rule import Edit, Rule
-from fusewright.normalize.shapes import known_sizes, same_shape, same_size
+from fusewright.normalize.shapes import known_sizes, same_shape, same_size, shape_op
 
 GROUPNORM_OPSET = 21
 
 
 def _target(name: str, x: Pattern) -> Pattern:
     """Where a Reshape goes: a stored shape, that of x, or another computed one."""
-    return one_of(const(name), op("Shape", x, name=name), var(name))
+    return one_of(const(name), shape_op(x, name), var(name))
 
 
 def _pattern() -> Pattern:
@@ -202,7 +202,9 @@ def _write_chain(norm: _Norm, edit: Edit) -> str | None:
         shape = edit.node("Shape", [x], f"{name}_shape")
         back = edit.node("Reshape", [*nodes[-1].outputs, *shape.outputs], f"{name}_back")
         nodes += [shape, back]
-    for op_type, array in (("Mul", norm.scale), ("Add", norm.bias)):
+    for op_type, array, neutral in (("Mul", norm.scale, 1.0), ("Add", norm.bias, 0.0)):
+        if np.all(array == neutral):
+            continue
         column = array.astype(np.float32).reshape(-1, *[1] * (len(x.shape) - 2))
         stored = edit.constant(f"{name}_{op_type}", column)
         nodes.append(edit.node(op_type, [*nodes[-1].outputs, stored], name))

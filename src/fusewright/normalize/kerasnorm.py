@@ -16,7 +16,7 @@ from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern, const, maybe, one_of, op, optional, var
 from fusewright.normalize.constants import exactly
 from fusewright.normalize.rule import Edit, Rule
-from fusewright.normalize.shapes import same_shape
+from fusewright.normalize.shapes import same_shape, shape_op
 
 _MOMENTS = [0, 2, 3]
 
@@ -32,13 +32,13 @@ def _pattern() -> Pattern:
     average = op("ReduceMean", rows, optional(const()), name="mean", keepdims=1)
     centred = op("Sub", rows, average)
     squares = op("ReduceSumSquare", centred, optional(const()), name="squares", keepdims=0)
-    sizes = op("Gather", op("Shape", rows), const("counted"))
+    sizes = op("Gather", shape_op(rows), const("counted"))
     count = maybe("Cast", op("ReduceProd", sizes, optional(const()), keepdims=0))
     variance = op("Div", squares, one_of(const("count"), count))
     mean = op("Squeeze", average, optional(const()))
     filled = _filled(1.0, "ones"), _filled(0.0, "zeros")
     normal = op("BatchNormalization", rows, *filled, mean, variance, name="layer")
-    return op("Reshape", normal, one_of(const(), op("Shape", x, name="shape_of"), var("shape")))
+    return op("Reshape", normal, one_of(const(), shape_op(x, "shape_of"), var("shape")))
 
 
 def _rewrite(match: Match, edit: Edit) -> str | None:

@@ -12,7 +12,7 @@ from fusewright.graph.walk import attribute, rank_of
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import const, one_of, op, optional, var
 from fusewright.normalize.rule import Edit, Rule
-from fusewright.normalize.shapes import same_shape
+from fusewright.normalize.shapes import same_shape, shape_op
 
 
 def _axis(node: gs.Node, opset: int, rank: int | None) -> int | None:
@@ -70,7 +70,7 @@ RULES = (
         op(
             "Reshape",
             _AROUND_MATRIX,
-            one_of(op("Shape", _X, name="shape_of"), const(), var("shape")),
+            one_of(shape_op(_X, "shape_of"), const(), var("shape")),
         ),
         _without_matrix,
     ),
