@@ -36,6 +36,11 @@ def _modulo(a: Any, b: Any) -> Any:
     return None if isinstance(a, np.floating) else remainder(a, b)
 
 
+def _c_remainder(a: Any, b: Any) -> Any:
+    whole = None if isinstance(a, np.floating) else _divide(a, b)
+    return None if whole is None else a - whole * b
+
+
 def _power(a: Any, b: Any) -> Any:
     # A float's power is not the same to the last bit everywhere.
     return a**b if isinstance(a, int) and isinstance(b, int) and 0 <= b <= 62 else None
@@ -117,6 +122,8 @@ def known(function: Callable[..., Any]) -> Callable[..., Any]:
     return apply
 
 
+c_remainder = known(_c_remainder)
+"""The remainder as C has it, with the sign of the dividend."""
 UNARY: Mapping[str, Callable[[Any], Any]] = {
     "Neg": known(operator.neg),
     "Abs": known(_absolute),

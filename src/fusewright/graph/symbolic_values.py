@@ -19,13 +19,14 @@ from fusewright.graph.facts import MOST_VALUES, Facts, Values, as_values, produc
 from fusewright.graph.symbolic_elements import (
     BINARY,
     UNARY,
+    c_remainder,
     cast,
     known,
     maximum,
     minimum,
     where,
 )
-from fusewright.graph.walk import input_at
+from fusewright.graph.walk import input_at, is_constant
 
 _Function: TypeAlias = Callable[[gs.Node, Facts], "Values | None"]
 
@@ -66,6 +67,8 @@ def _on_elements(function: Callable[..., Any], count: int) -> _Function:
     spread = np.frompyfunc(function, count, 1)
 
     def apply(node: gs.Node, facts: Facts) -> Values | None:
+        if any(facts.value(tensor) is None for tensor in node.inputs if not is_constant(tensor)):
+            return None  # before the constants are read: mostly they are weights
         operands = [facts.value_at(node, i) for i in range(count)]
         given = [value for value in operands if value is not None]
         if len(given) < count or len(given) < len(node.inputs):
@@ -113,6 +116,11 @@ def _reduced(function: Callable[[Any, Any], Any]) -> _Function:
 def _has_floats(value: Values) -> bool:
     # A sum of floats depends on its order.
     return any(isinstance(element, np.floating) for element in value.flat)
+
+
+def _modulo(node: gs.Node, facts: Facts) -> Values | None:
+    rest = c_remainder if node.attrs.get("fmod") else BINARY["Mod"]
+    return _on_elements(rest, 2)(node, facts)
 
 
 def _cast(node: gs.Node, facts: Facts) -> Values | None:
@@ -256,4 +264,5 @@ VALUES: Mapping[str, _Function] = {
     "Where": _on_elements(where, 3),
     **{op: _on_elements(function, 1) for op, function in UNARY.items()},
     **{op: _on_elements(function, 2) for op, function in BINARY.items()},
+    "Mod": _modulo,
 }
