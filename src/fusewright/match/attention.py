@@ -14,7 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.dims import Dim, parse, resolve
-from fusewright.graph.layout import Prober, Region, region_behind
+from fusewright.graph.layout import Prober, Region, data_readers, region_behind
 from fusewright.graph.walk import is_constant, producer, rank_of
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import (
@@ -116,16 +116,21 @@ class Linear:
         return self.nodes[-1].outputs[0]
 
 
-def linear_at(tensor: gs.Tensor) -> Linear | None:
-    """The Linear, in its normal form, that computes `tensor`."""
+def linear_at(tensor: gs.Tensor, outputs: Iterable[gs.Tensor] = ()) -> Linear | None:
+    """The Linear, in its normal form, that computes `tensor`.
+
+    Args:
+        tensor: what it computes.
+        outputs: of the model; a product that is one, in front of the bias, is read by others.
+    """
     node, bias = producer(tensor), None
     nodes: tuple[gs.Node, ...] = ()
     if node is not None and node.op == "Add":
         stored = [t for t in node.inputs if is_constant(t)]
-        if len(stored) != 1 or int(np.prod(stored[0].shape)) != stored[0].shape[-1]:
+        if len(stored) != 1:
             return None
         (inner,) = (t for t in node.inputs if t is not stored[0])
-        if len(inner.outputs) != 1:
+        if len(inner.outputs) != 1 or any(t is inner for t in outputs):
             return None
         bias, nodes, node = stored[0], (node,), producer(inner)
     if node is None or node.op != "MatMul" or is_constant(node.inputs[0]):
@@ -133,7 +138,13 @@ def linear_at(tensor: gs.Tensor) -> Linear | None:
     weight = node.inputs[1]
     if not is_constant(weight) or len(weight.shape) != 2:
         return None
+    if bias is not None and not _is_vector(bias, weight.shape[1]):
+        return None
     return Linear(node.inputs[0], weight, bias, (node, *nodes))
+
+
+def _is_vector(bias: gs.Constant, width: int) -> bool:
+    return bool(bias.shape) and bias.shape[-1] == int(np.prod(bias.shape)) == width
 
 
 @dataclass(frozen=True)
@@ -237,7 +248,7 @@ def _find_projection(attention: Attention) -> Projection | str:
     linears: dict[int, Linear] = {}
     for name, operand in zip("qkv", attention.operands, strict=True):
         sources = region_behind([operand], scene.opset).sources
-        linear = linear_at(sources[0]) if len(sources) == 1 else None
+        linear = linear_at(sources[0], scene.outputs) if len(sources) == 1 else None
         if linear is None:
             maker = producer(sources[0])
             found = "an input" if maker is None else f"{maker.op} '{maker.name}'"
@@ -259,7 +270,7 @@ def _leak(
     fixed = {id(t) for t in scene.outputs}
     for linear in linears:
         tensor = linear.output
-        if id(tensor) in fixed or any(id(c) not in inside for c in tensor.outputs):
+        if id(tensor) in fixed or any(id(c) not in inside for c in data_readers(tensor)):
             return tensor
     return None
 

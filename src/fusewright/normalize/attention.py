@@ -13,7 +13,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import bypass, detach
-from fusewright.graph.layout import region_ahead, region_behind
+from fusewright.graph.layout import Region, region_ahead, region_behind
 from fusewright.graph.walk import scalar, values
 from fusewright.match.attention import (
     CORE,
@@ -37,9 +37,12 @@ def _factor(match: Match) -> float:
 
 def _scale_in_front(match: Match, edit: Edit) -> str | None:
     q, scores = match.tensors["q"], match.named["scores"]
-    sources = region_behind([q], edit.opset).sources
-    if len(sources) != 1 or linear_at(sources[0]) is None:
+    linear = _linear_behind(q, edit)
+    if linear is None:
         return "q does not come from a Linear through layout alone"
+    columns = _columns(linear, q, edit.scene)
+    if isinstance(columns, str):
+        return columns  # in front of q it would stay a node of its own
     scaled = edit.node(match.root.op, [q, match.tensors["c"]], match.root.name)
     scores.inputs[0] = scaled.outputs[0]
     edit.replace(match, [scaled, scores])
@@ -48,8 +51,7 @@ def _scale_in_front(match: Match, edit: Edit) -> str | None:
 
 def _scale_into_linear(match: Match, edit: Edit) -> str | None:
     x = match.tensors["x"]
-    sources = region_behind([x], edit.opset).sources
-    linear = linear_at(sources[0]) if len(sources) == 1 else None
+    linear = _linear_behind(x, edit)
     if linear is None:
         return "it does not come from a Linear through layout alone"
     columns = _columns(linear, x, edit.scene)
@@ -61,14 +63,21 @@ def _scale_into_linear(match: Match, edit: Edit) -> str | None:
     return None
 
 
+def _linear_behind(tensor: gs.Tensor, edit: Edit) -> Linear | None:
+    sources = region_behind([tensor], edit.opset).sources
+    return linear_at(sources[0], edit.model.graph.outputs) if len(sources) == 1 else None
+
+
 def _columns(linear: Linear, x: gs.Tensor, scene: Scene) -> np.ndarray | str:
     """The columns of the Linear that are read as `x` and as nothing else."""
     index = scene.index(linear.output)
     if index is None:
         return f"the shape of '{linear.output.name}' is not known"
-    ahead = region_ahead(linear.output, scene.opset)
+    ahead = _with_outputs(region_ahead(linear.output, scene.opset), scene)
     if len(x.outputs) != 1 or not any(t is x for t in ahead.results):
         return "it is read unscaled too"
+    if any(t is x for t in scene.outputs):
+        return "it is an output of the model"
     moved = scene.probe(ahead, index, scene.opset)
     if moved is None:
         return "the layout is computed by the model"
@@ -79,6 +88,14 @@ def _columns(linear: Linear, x: gs.Tensor, scene: Scene) -> np.ndarray | str:
     if others and np.intersect1d(mine, np.concatenate(others)).size:
         return "its columns are read unscaled too"
     return mine
+
+
+def _with_outputs(region: Region, scene: Scene) -> Region:
+    """The region with those of its tensors among the results that are outputs of the model."""
+    results = {id(t): t for t in region.results}
+    made = {id(t) for t in (*region.sources, *(t for n in region.nodes for t in n.outputs))}
+    results |= {id(t): t for t in scene.outputs if id(t) in made}
+    return Region(region.nodes, region.sources, tuple(results.values()))
 
 
 def _scale(linear: Linear, columns: np.ndarray, factor: float, edit: Edit) -> None:
