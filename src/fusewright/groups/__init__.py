@@ -16,7 +16,7 @@ from fusewright.groups.convolution import (
     CONV_BN_ADD_ACT,
     CONV_TRANSPOSE_BN_ACT,
 )
-from fusewright.groups.kind import Finding, FixedPair, GroupKind
+from fusewright.groups.kind import Finding, FixedPair, GroupKind, Slot
 from fusewright.groups.linear import LINEAR, LINEAR_ACT
 from fusewright.groups.norm import GROUP_NORM, LAYER_NORM, RMS_NORM
 from fusewright.groups.pooling import ADAPTIVE_AVG_POOL
@@ -44,4 +44,4 @@ CATALOGUE: tuple[GroupKind, ...] = (
 )
 KINDS = {kind.kind: kind for kind in CATALOGUE}
 
-__all__ = ["CATALOGUE", "KINDS", "Finding", "FixedPair", "GroupKind"]
+__all__ = ["CATALOGUE", "KINDS", "Finding", "FixedPair", "GroupKind", "Slot"]

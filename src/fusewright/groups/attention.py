@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fusewright.graph.walk import is_constant
-from fusewright.groups.kind import Finding, FixedPair, GroupKind
+from fusewright.groups.kind import Finding, FixedPair, GroupKind, Slot
 from fusewright.match.attention import CORE, Attention, Scene, projection_of, softmax_axis
 from fusewright.match.matcher import Match
 
-# q, k and v of the core.
-OPERANDS = frozenset({0, 1, 2})
 # A probability is at most 1: the scale of the pair behind the Softmax is 1/127.
 _PROBABILITY = 1.0
 
@@ -38,18 +36,26 @@ def _projection(match: Match, scene: Scene) -> Finding | str:
 
 
 def core(match: Match, details: dict[str, Any]) -> Finding:
-    """The core as a group; masks and biases follow q, k and v."""
-    bound = match.tensors
+    """The core as a group; masks and biases follow q, k and v.
+
+    The pairs of q and k stand right in front of q·kᵀ, behind a scale or norm inside the group:
+    TensorRT fuses nothing where an operator lies between (TENSORRT.md, "Attention").
+    """
+    bound, scores = match.tensors, match.named["scores"]
+    read = (scores.inputs[0], scores.inputs[1], bound["v"])
+    direct = [t is bound[name] for name, t in zip("qkv", read, strict=True)]
     extras = {n: t for n, t in bound.items() if n not in ("q", "k", "v")}
     masks = {id(t): t for t in extras.values() if not is_constant(t)}
+    stored = {n: t for n, t in extras.items() if is_constant(t) and not n.startswith("shape")}
     return Finding(
         nodes=match.nodes,
         anchor=match.named["softmax"],
         inputs=(bound["q"], bound["k"], bound["v"], *masks.values()),
-        parameters={n: t for n, t in extras.items() if is_constant(t) and t.shape},
+        parameters={n: t for n, t in stored.items() if t.shape},
         outputs=(match.output,),
-        to_quantize=OPERANDS,
+        to_quantize=frozenset(i for i, is_input in enumerate(direct) if is_input),
         fixed=(FixedPair(match.root.name, 0, _PROBABILITY),),
+        interior=tuple(Slot(scores.name, i) for i in (0, 1) if not direct[i]),
         details=details,
     )
 

@@ -15,6 +15,13 @@ from fusewright.match.pattern import Pattern
 PER_TENSOR = None
 
 
+class Slot(NamedTuple):
+    """An input slot of a node inside a group."""
+
+    node: str
+    slot: int
+
+
 class FixedPair(NamedTuple):
     """An input slot inside a group, and the threshold that the contract fixes for its pair."""
 
@@ -34,6 +41,7 @@ class Finding:
         outputs: the tensors it writes for others.
         to_quantize: positions in `inputs` that get a Q/DQ pair.
         fixed: reads of an interior tensor that get a pair of a fixed clipping threshold.
+        interior: reads of an interior tensor that get a pair with a calibrated range.
         details: what is known of it beyond its kind, such as head size or window; plain values.
     """
 
@@ -44,6 +52,7 @@ class Finding:
     outputs: tuple[gs.Tensor, ...]
     to_quantize: frozenset[int] = frozenset()
     fixed: tuple[FixedPair, ...] = ()
+    interior: tuple[Slot, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

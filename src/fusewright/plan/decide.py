@@ -175,7 +175,8 @@ def _grouped(layer: gs.Node, shape: Sequence[int], groups: int, target: Target) 
 
 
 def _contract(group: Group) -> str:
-    inputs = ", ".join(group.inputs[i] for i in group.inputs_to_quantize)
+    read = [group.inputs[i] for i in group.inputs_to_quantize]
+    inputs = ", ".join((*read, *(f"{pair.node}:{pair.slot}" for pair in group.interior)))
     axes = [
         "per tensor" if axis is None else f"per channel (axis {axis})"
         for name, axis in group.spec.weights.items()

@@ -46,9 +46,9 @@ def demanded_edges(groups: Iterable[Group], nodes: dict[str, gs.Node]) -> dict[E
             for i, tensor in enumerate(node.inputs):
                 if tensor.name in wanted and not is_constant(tensor):
                     edges[edge(node, i)] = tensor
-        for fixed in group.fixed:
-            node = nodes[fixed.node]
-            edges[edge(node, fixed.slot)] = node.inputs[fixed.slot]
+        for name, slot in (*((p.node, p.slot) for p in group.fixed), *group.interior):
+            node = nodes[name]
+            edges[edge(node, slot)] = node.inputs[slot]
     return edges
 
 

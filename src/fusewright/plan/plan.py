@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.errors import PlanError
 from fusewright.graph.model import Model
-from fusewright.groups import KINDS, FixedPair, GroupKind
+from fusewright.groups import KINDS, FixedPair, GroupKind, Slot
 
 INT8, FLOAT = "int8", "float"
 DECISIONS = (INT8, FLOAT)
@@ -33,6 +33,7 @@ class Group:
         inputs_to_quantize: positions in `inputs` that get a Q/DQ pair when the decision is INT8.
         details: what is known of it beyond its kind: head size, window; plain values.
         fixed: reads of interior tensors that get a pair with a fixed threshold.
+        interior: reads of interior tensors that get a pair with a calibrated range.
         decision: `int8` or `float`; later precisions extend the set.
         reason: why.
         apply: False switches the group off: neither quantized nor collapsed.
@@ -51,6 +52,7 @@ class Group:
     inputs_to_quantize: tuple[int, ...]
     details: dict[str, Any] = field(default_factory=dict)
     fixed: tuple[FixedPair, ...] = ()
+    interior: tuple[Slot, ...] = ()
     decision: str = FLOAT
     reason: str = ""
     apply: bool = True

@@ -92,6 +92,8 @@ def _best(kind: GroupKind, matcher: Matcher, root: gs.Node, search: _Search) -> 
             matcher.fail(root, kind.formula, finding, len(match.nodes) + 1)
         elif not any(id(node) in search.claimed for node in finding.nodes):
             candidates.append(finding)
+            if kind.grow is not None:
+                break  # there is one group at a core; the matcher lays the longest one first
     return max(candidates, key=lambda finding: _precedence(finding, search), default=None)
 
 
@@ -119,6 +121,7 @@ def _to_group(kind: GroupKind, finding: Finding, search: _Search) -> Group:
         inputs_to_quantize=tuple(sorted({inputs.index(read[i]) for i in finding.to_quantize})),
         details=dict(finding.details),
         fixed=finding.fixed,
+        interior=finding.interior,
     )
 
 
