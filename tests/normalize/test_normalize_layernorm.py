@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import onnx
 import pytest
-from building import Net
+from building import Net, as_model, assert_equal, ops
 from norms import EPSILON, INVERSES, WIDTH, affine, inverse, mean, square, tokens
 from rewriting import Row, assert_left_alone, assert_rewritten, by_rule
 
@@ -346,6 +346,23 @@ def test_epsilon_is_kept() -> None:
 def test_size_that_only_the_scale_knows() -> None:
     model = assert_rewritten(Row(_untyped, f"Mul Add Cast Reshape {LN}"))
     assert values(model.graph.nodes[-1].inputs[1]).shape == (WIDTH,)
+
+
+@pytest.mark.parametrize("shape", [("n", 5, WIDTH), ("n", "s", WIDTH), (2, 5, WIDTH)])
+def test_paddle_reshapes_the_parameters_to_what_it_reads_off_x(
+    shape: tuple[int | str, ...],
+) -> None:
+    net = Net(11)
+    x = tokens(net, *shape)
+    centred = net.op("Sub", x, mean(net, x, (2,)))
+    shifted = net.op("Add", mean(net, net.op("Pow", centred, [2.0]), (2,)), [EPSILON])
+    y = net.op("Div", centred, net.op("Sqrt", shifted))
+    size = net.op("Slice", net.op("Shape", x), [2], [3], [0])
+    y = net.op("Mul", y, net.op("Reshape", net.positive(WIDTH), size))
+    proto = net.proto(net.op("Add", y, net.op("Reshape", net.draw(WIDTH), size)))
+    model = as_model(proto, clean=True)
+    assert (ops(model), model.opset) == (LN, 17)
+    assert_equal(proto, model)
 
 
 def _untyped(net: Net) -> str:
