@@ -180,12 +180,19 @@ class Matcher:
 
     def _one_of(self, pattern: OneOf, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
         node = producer(tensor)
+        kept, holds = self.miss, False
         for option in pattern.options:
             # Most of a dozen spellings fall at their first operator.
             if node is not None and isinstance(option, Op) and not option.may_start_with(node.op):
                 self.fail(node, _names(option.types), node.op, len(state.nodes))
-            else:
-                yield from self._tensor(option, tensor, state)
+                continue
+            for grown in self._tensor(option, tensor, state):
+                # Where one spelling holds, how the others failed explains nothing.
+                self.miss, holds = kept, True
+                yield grown
+                kept = self.miss
+        if holds:
+            self.miss = kept
 
     def _bind(self, pattern: Var, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
         bound = state.find(pattern.name)

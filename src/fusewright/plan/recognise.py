@@ -31,6 +31,7 @@ class _Search:
     claimed: set[int] = field(default_factory=set)
     groups: list[Group] = field(default_factory=list)
     misses: list[Miss] = field(default_factory=list)
+    deepest: dict[int, Miss] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
 
 
@@ -62,7 +63,7 @@ def recognise(
             _search_kind(kind, search)
     index = {node.name: i for i, node in enumerate(nodes)}
     search.groups.sort(key=lambda group: index[group.members[-1]])
-    unclaimed = _unclaimed(search, catalogue, list(known_misses))
+    unclaimed = _unclaimed(search, list(known_misses))
     return Plan(model, search.groups, unclaimed), search.misses
 
 
@@ -78,22 +79,31 @@ def _search_kind(kind: GroupKind, search: _Search) -> None:
         if finding is not None:
             search.claimed.update(id(node) for node in finding.nodes)
             search.groups.append(_to_group(kind, finding, search))
-        elif matcher.miss is not None and matcher.miss.depth > 1:
-            search.misses.append(matcher.miss)
+        elif (miss := matcher.miss) is not None:
+            if miss.depth > 1:
+                search.misses.append(miss)
+            # Of kinds that come as far as each other the last, which is the simplest.
+            if id(root) not in search.deepest or search.deepest[id(root)].depth <= miss.depth:
+                search.deepest[id(root)] = miss
 
 
 def _best(kind: GroupKind, matcher: Matcher, root: gs.Node, search: _Search) -> Finding | None:
     """Of several ways to end at `root`, the one on the longer branch, then the first in order."""
-    candidates = []
+    candidates: list[Finding] = []
+    refused: list[tuple[str, int]] = []
     for match in matcher.all_at(root):
         finding = kind.found(match, search.scene)
         if isinstance(finding, str):
-            # Deeper than any other way of laying the pattern: this one held to its end.
-            matcher.fail(root, kind.formula, finding, len(match.nodes) + 1)
+            refused.append((finding, len(match.nodes)))
         elif not any(id(node) in search.claimed for node in finding.nodes):
             candidates.append(finding)
             if kind.grow is not None:
                 break  # there is one group at a core; the matcher lays the longest one first
+    if refused and not candidates:
+        # Deeper than any other way of laying the pattern: the first one held to its end.
+        found, depth = refused[0]
+        depth = max(depth, 0 if matcher.miss is None else matcher.miss.depth)
+        matcher.fail(root, kind.formula, found, depth + 1)
     return max(candidates, key=lambda finding: _precedence(finding, search), default=None)
 
 
@@ -135,9 +145,7 @@ def _name(anchor: gs.Node, search: _Search) -> str:
     return str(number)
 
 
-def _unclaimed(
-    search: _Search, catalogue: Sequence[GroupKind], known: Sequence[Miss]
-) -> list[Unclaimed]:
+def _unclaimed(search: _Search, known: Sequence[Miss]) -> list[Unclaimed]:
     graph, found = search.model.graph, []
     reasons = {miss.node: miss for miss in known}
     for node in graph.nodes:
@@ -149,7 +157,7 @@ def _unclaimed(
             behind = "behind a custom operator that onnxruntime cannot run"
             found.append(Unclaimed(node.op, _file_name(node, search.model), behind))
         elif node.op in HEAVY_OPS and id(node) not in search.claimed:
-            miss = _explain(node, search, catalogue) or reasons.get(node.name)
+            miss = search.deepest.get(id(node)) or reasons.get(node.name)
             reason = str(miss) if miss is not None else f"no group has a {node.op}"
             found.append(Unclaimed(node.op, _file_name(node, search.model), reason))
         for subgraph in node.subgraphs(recursive=True):
@@ -160,17 +168,6 @@ def _unclaimed(
                 if inner.op in HEAVY_OPS
             ]
     return found
-
-
-def _explain(node: gs.Node, search: _Search, catalogue: Sequence[GroupKind]) -> Miss | None:
-    for kind in reversed(catalogue):
-        if node.op in root_types(kind.pattern):
-            matcher = Matcher(
-                kind.kind, kind.pattern, search.model.opset, search.model.graph.outputs
-            )
-            if matcher.at(node) is None and matcher.miss is not None:
-                return matcher.miss
-    return None
 
 
 def _file_name(node: gs.Node, model: Model) -> str:
