@@ -25,7 +25,7 @@ from fusewright.graph.session import naming
 from fusewright.graph.workspace import Workspace
 from fusewright.match.matcher import Miss
 from fusewright.normalize import RULES, Outcome, Rule, normalize
-from fusewright.pipeline.proof import Proof
+from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.trace import Trace
 
 
@@ -68,16 +68,37 @@ class Preparation:
         return model
 
     def _cleaned(self) -> onnx.ModelProto:
-        source = self.source
-        if source.custom:
-            proto = _folded(plain(source))
-        else:
-            with naming(source.path):
-                proto = clean(source.path if is_plain(source) else plain(source), self.workspace)
-        if not self._holds("clean", lambda: plain(source), proto):
+        proto = self._optimized()
+        at_once = self._proven_at_once(proto)
+        if at_once is not None:
+            return at_once
+        if not self._holds("clean", lambda: plain(self.source), proto):
             self._undo("clean", "onnxruntime's optimizer", "kept the file's own nodes")
-            proto = plain(source)
-        return self._without_shape_arithmetic(self._converted(proto))
+            proto = plain(self.source)
+        proto = self._converted(proto)
+        folded = self._without_shape_arithmetic(proto)
+        if folded is None or self._holds("clean", lambda: proto, folded, "shape arithmetic"):
+            return proto if folded is None else folded
+        self._undo("clean", "shape arithmetic", "it stays as it is computed")
+        return proto
+
+    def _optimized(self) -> onnx.ModelProto:
+        if self.source.custom:
+            return _folded(plain(self.source))
+        with naming(self.source.path):
+            whole = self.source.path if is_plain(self.source) else plain(self.source)
+            return clean(whole, self.workspace)
+
+    def _proven_at_once(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
+        """Cleaned and folded under one proof, for a graph that is a fraction of the first.
+
+        None where there is nothing to fold, or the two have to be proven one by one.
+        """
+        if self.proof is None or self.source.opset < LAYERNORM_OPSET:
+            return None
+        folded = self._without_shape_arithmetic(proto)
+        holds = folded is not None and self._holds("clean", lambda: plain(self.source), folded)
+        return folded if holds else None
 
     def _converted(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         if self.source.opset < LAYERNORM_OPSET and has_layer_norm_chain(proto):
@@ -105,24 +126,33 @@ class Preparation:
                 )
         return converted
 
-    def _without_shape_arithmetic(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        """Folds what is known of dynamic shapes, and in a second cleaning what follows from it."""
+    def _without_shape_arithmetic(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
+        """What is known of dynamic shapes folded, and by a second cleaning what follows from it.
+
+        None where nothing is.
+        """
         if not computes_shapes(proto):
-            return proto
+            return None
+        if len(self.source.names) > WHOLE_UP_TO or (self.proof and self.proof.by_regions):
+            # A region that is fed random shapes proves nothing.
+            self.trace.add("clean", "note", "shape arithmetic", detail="left: a graph too large")
+            return None
         model = self._imported(without_weights(proto))
         count = fold_shapes(model)
         if not count:
-            return proto
+            return None
         light = to_proto(model.graph)
-        if self.source.custom:
-            folded = _folded(with_weights(light, proto))
-        else:
-            folded = clean_again(light, proto, self.workspace)
+        try:
+            folded = (
+                _folded(with_weights(light, proto))
+                if self.source.custom
+                else clean_again(light, proto, self.workspace)
+            )
+        except ModelError as error:
+            self.trace.add("clean", "note", "shape arithmetic", detail=f"left: {error}")
+            return None
         detail = f"{count} changes, {len(proto.graph.node)} → {len(folded.graph.node)} nodes"
         self.trace.add("clean", "pass", "shape arithmetic", detail=detail)
-        if not self._holds("clean", lambda: proto, folded, "shape arithmetic"):
-            self._undo("clean", "shape arithmetic", "it stays as it is computed")
-            return proto
         return folded
 
     def _normalized(
