@@ -48,6 +48,7 @@ _MOVERS = frozenset(
 )
 # No index tensor is larger: a layer of this many elements is probed in a few milliseconds.
 _LARGEST = 1 << 25
+_SHAPE_ONLY = frozenset({"Shape", "Size"})
 _IR = 8
 
 
@@ -75,6 +76,11 @@ def _pads_with_zeros(node: gs.Node, opset: int) -> bool:
     return attribute(node, "mode", opset) == "constant" and (fill is None or scalar(fill) == 0)
 
 
+def data_readers(tensor: gs.Tensor) -> list[gs.Node]:
+    """The nodes that read a tensor's elements; not those that ask for its shape."""
+    return [node for node in tensor.outputs if node.op not in _SHAPE_ONLY]
+
+
 @dataclass(frozen=True)
 class Region:
     """Layout operators between some tensors and what they become.
@@ -90,12 +96,17 @@ class Region:
     results: tuple[gs.Tensor, ...]
 
     def leaks(self, allowed: Iterable[gs.Node], outputs: Iterable[gs.Tensor]) -> gs.Tensor | None:
-        """An interior tensor that something else reads, or that is an output of the model."""
+        """An interior tensor that something else reads, or that is an output of the model.
+
+        Who asks for its shape alone reads none of its elements.
+        """
         inside = {id(n) for n in (*self.nodes, *allowed)}
         fixed = {id(t) for t in outputs}
+        results = {id(t) for t in self.results}
         for node in self.nodes:
             for tensor in node.outputs:
-                if id(tensor) in fixed or any(id(c) not in inside for c in tensor.outputs):
+                elsewhere = any(id(reader) not in inside for reader in data_readers(tensor))
+                if id(tensor) in fixed or (elsewhere and id(tensor) not in results):
                     return tensor
         return None
 
@@ -135,7 +146,9 @@ def region_ahead(source: gs.Tensor, opset: int) -> Region:
             waiting.extend(node.outputs)
     made = [t for n in nodes.values() for t in n.outputs]
     leaving = [
-        t for t in (source, *made) if any(id(c) not in nodes for c in t.outputs) or not t.outputs
+        t
+        for t in (source, *made)
+        if any(id(c) not in nodes for c in data_readers(t)) or not t.outputs
     ]
     return Region(tuple(toposort(nodes.values())), (source,), tuple(leaving))
 
@@ -146,13 +159,16 @@ class Prober:
 
     _done: dict[object, list[np.ndarray] | None] = field(default_factory=dict)
 
-    def __call__(self, region: Region, index: np.ndarray, opset: int) -> list[np.ndarray] | None:
-        """Where the elements of `index` go: one array per result of a region with one source.
+    def __call__(
+        self, region: Region, shape: tuple[int, ...], opset: int
+    ) -> list[np.ndarray] | None:
+        """Where the elements of a source of this shape go: one array per result of the region.
 
-        Padding reads -1. None where the region's amounts are computed by the model, or do not fit
-        the index.
+        Each element of a result is the position of the source's element in row-major order, or -1
+        for padding. None where there are several sources, where the region's amounts are computed
+        by the model, or where they do not fit the shape.
         """
-        if len(region.sources) != 1 or index.size > _LARGEST:
+        if len(region.sources) != 1 or int(np.prod(shape)) > _LARGEST:
             return None
         inside = {id(t) for n in region.nodes for t in n.outputs}
         inside.add(id(region.sources[0]))
@@ -161,18 +177,18 @@ class Prober:
                 known = tensor.is_empty() or is_constant(tensor) or id(tensor) in inside
                 if not known:
                     return None
-        key = (opset, _structure(region), index.shape, index.dtype.str, index.tobytes())
+        key = (opset, _structure(region), shape)
         if key not in self._done:
-            self._done[key] = _run(region, index, opset)
+            self._done[key] = _run(region, shape, opset)
         return self._done[key]
 
 
-def _run(region: Region, index: np.ndarray, opset: int) -> list[np.ndarray] | None:
-    proto = to_proto(_extract(region, index.shape, opset))
-    session = open_session(proto.SerializeToString())
+def _run(region: Region, shape: tuple[int, ...], opset: int) -> list[np.ndarray] | None:
+    session = open_session(to_proto(_extract(region, shape, opset)).SerializeToString())
+    # Padding is zero: what is moved is the index plus one.
+    index = np.arange(1, int(np.prod(shape)) + 1, dtype=np.float64).reshape(shape)
     try:
-        # Padding is zero: what is moved is the index plus one.
-        results = run_session(session, {"source": index.astype(np.float64) + 1})
+        results = run_session(session, {"source": index})
     except DataError:
         return None
     return [result.astype(np.int64) - 1 for result in results]

@@ -214,13 +214,22 @@ class Scene:
     found: dict[tuple[str, int], object] = field(default_factory=dict)
     probe: Prober = field(default_factory=Prober)
 
-    def index(self, tensor: gs.Tensor) -> np.ndarray | None:
-        """0, 1, 2 … in the shape of `tensor`; None where that is not known."""
+    def shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
+        """The shape of `tensor` while it is probed; None where it is not known."""
         shape = () if tensor.shape is None else resolve(tensor.shape, self.sizes)
-        sizes = [size for size in shape if size is not None]
-        if not sizes or len(sizes) < len(shape):
-            return None
-        return np.arange(int(np.prod(sizes)), dtype=np.int64).reshape(sizes)
+        sizes = tuple(size for size in shape if size is not None)
+        return sizes if sizes and len(sizes) == len(shape) else None
+
+    def moved(self, region: Region) -> tuple[list[np.ndarray], tuple[int, ...]] | str:
+        """Where the elements of a region's source go, and its shape; or why that is not known."""
+        if len(region.sources) != 1:
+            return f"layout of one tensor, found {len(region.sources)}"
+        (source,) = region.sources
+        shape = self.shape(source)
+        if shape is None:
+            return f"the shape {source.shape} of '{source.name}' is not known"
+        moved = self.probe(region, shape, self.opset)
+        return "its layout is computed by the model" if moved is None else (moved, shape)
 
 
 def probe_sizes(graph: gs.Graph) -> dict[str, int]:
@@ -257,7 +266,7 @@ def _find_projection(attention: Attention) -> Projection | str:
     leak = layout.leaks(core, scene.outputs) or _leak(linears.values(), layout, core, scene)
     if leak is not None:
         return f"a projection read by the attention alone, found '{leak.name}' used elsewhere"
-    heads = _heads(attention)
+    heads = _heads(attention, layout)
     if isinstance(heads, str):
         return heads
     return Projection(tuple(linears.values()), layout, heads)
@@ -275,13 +284,22 @@ def _leak(
     return None
 
 
-def _heads(attention: Attention) -> int | str:
+def _heads(attention: Attention, layout: Region) -> int | str:
     """Number of heads, once every head is seen to read q, k and v in the same rows."""
+    scene = attention.scene
+    regions = [layout] * 3
+    if len(layout.sources) > 1:
+        regions = [region_behind([operand], scene.opset) for operand in attention.operands]
     places = []
-    for name, operand in zip("qkv", attention.operands, strict=True):
-        place = _places(operand, attention.scene, name == "k" and attention.has_turned_keys)
-        if isinstance(place, str):
-            return f"the heads of {name}: {place}"
+    for i, (name, region) in enumerate(zip("qkv", regions, strict=True)):
+        moved = scene.moved(region)
+        if isinstance(moved, str):
+            return f"the heads of {name}: {moved}"
+        arrays, shape = moved
+        is_turned = name == "k" and attention.has_turned_keys
+        place = _places(arrays[i if len(arrays) > 1 else 0], shape[-1], is_turned)
+        if place is None:
+            return f"heads of {name} that read whole rows, found rows and columns mixed"
         places.append(place)
     (_, q_cols), (k_rows, k_cols), (v_rows, v_cols) = places
     if k_rows.shape != v_rows.shape or not np.array_equal(k_rows, v_rows):
@@ -296,25 +314,16 @@ def _heads(attention: Attention) -> int | str:
 
 
 def _places(
-    operand: gs.Tensor, scene: Scene, is_turned: bool
-) -> tuple[np.ndarray, list[bytes]] | str:
+    moved: np.ndarray, width: int, is_turned: bool
+) -> tuple[np.ndarray, list[bytes]] | None:
     """Rows of the Linear's output that each batch and head reads, and its columns."""
-    region = region_behind([operand], scene.opset)
-    index = scene.index(region.sources[0])
-    if index is None:
-        return f"the shape {region.sources[0].shape} of '{region.sources[0].name}' is not known"
-    moved = scene.probe(region, index, scene.opset)
-    if moved is None:
-        return "their layout is computed by the model"
-    array = moved[0]
-    if array.ndim < 3:
-        array = array.reshape(1, *array.shape)
+    if moved.ndim < 3:
+        moved = moved.reshape(1, *moved.shape)
     if is_turned:
-        array = np.swapaxes(array, -1, -2)
-    array = array.reshape(-1, *array.shape[-2:])
-    rows, columns = np.divmod(array, index.shape[-1])
-    if np.any(array < 0):
-        return "padded"
+        moved = np.swapaxes(moved, -1, -2)
+    rows, columns = np.divmod(moved.reshape(-1, *moved.shape[-2:]), width)
+    if np.any(rows < 0):
+        return None
     if np.any(rows != rows[:, :, :1]) or np.any(columns != columns[:, :1, :]):
-        return "rows and columns mixed"
+        return None
     return rows[:, :, 0], [row.tobytes() for row in columns[:, 0, :]]

@@ -170,6 +170,19 @@ def root_types(pattern: Pattern) -> frozenset[str]:
     return frozenset()
 
 
+def required_types(pattern: Pattern) -> frozenset[str]:
+    """Operator types that every match holds: where one is not in a graph, nothing can match."""
+    match pattern:
+        case Op(skippable=True):
+            return required_types(pattern.inputs[0])
+        case Op():
+            own = pattern.types if len(pattern.types) == 1 else frozenset()
+            return own.union(*map(required_types, pattern.inputs))
+        case OneOf():
+            return frozenset.intersection(*map(required_types, pattern.options))
+    return frozenset()
+
+
 def _below(pattern: Pattern) -> tuple[Pattern, ...]:
     match pattern:
         case Op():

@@ -138,6 +138,8 @@ def _find(attention: Attention) -> Windowing | str:
     if isinstance(cut, str):
         return cut
     window, batch = cut
+    if window.covers_map and not has_position_bias(attention):
+        return "a partition into windows, found a plain reshape and no position bias"
     output = output_linear(attention)
     reverse = _reverse(output, window, batch, attention)
     return Windowing(window, region, output, reverse)
@@ -164,24 +166,21 @@ def _partition(projection: Projection, scene: Scene) -> Region | str:
 
 def _cut(region: Region, attention: Attention) -> tuple[Window, int] | str:
     scene = attention.scene
-    if len(region.sources) != 1:
-        return f"a partition of one map, found one of {len(region.sources)}"
-    (source,) = region.sources
-    index = scene.index(source)
-    length = resolve(attention.lengths[:1], scene.sizes)[0] if attention.lengths[0] else None
-    if index is None or length is None:
-        return f"a map of known height and width, found {list(source.shape or ())}"
-    moved = scene.probe(region, index, scene.opset)
-    if moved is None:
-        return "a partition by known amounts, found computed ones"
-    tokens = _tokens(moved[0], index.shape[-1])
+    (length,) = resolve(attention.lengths[:1], scene.sizes)
+    if length is None:
+        return "windows of known length"
+    moved = scene.moved(region)
+    if isinstance(moved, str):
+        return f"a partition whose window can be told: {moved}"
+    (array, *_), shape = moved
+    tokens = _tokens(array, shape[-1])
     if tokens is None or tokens.size % length:
         return "whole tokens, found their channels moved"
-    size = index.shape[1:3] if index.ndim == 4 else None
-    window = window_of(tokens.reshape(-1, length), index.shape[0], size)
+    size = shape[1:3] if len(shape) == 4 else None
+    window = window_of(tokens.reshape(-1, length), shape[0], size)
     if window is None:
         return f"a partition into windows of {length} tokens, found another layout"
-    return window, index.shape[0]
+    return window, shape[0]
 
 
 def _tokens(moved: np.ndarray, channels: int) -> np.ndarray | None:
@@ -195,6 +194,15 @@ def _tokens(moved: np.ndarray, channels: int) -> np.ndarray | None:
     if np.any((places != np.arange(channels)) & ~padded):
         return None
     return np.where(padded[:, 0], -1, tokens[:, 0])
+
+
+def has_position_bias(attention: Attention) -> bool:
+    """Whether the core adds a stored value per head and pair of positions."""
+    length = attention.lengths[0]
+    return any(
+        is_constant(t) and len(t.shape) >= 3 and tuple(t.shape[-2:]) == (length, length)
+        for t in attention.match.tensors.values()
+    )
 
 
 def output_linear(attention: Attention) -> Linear | None:
@@ -211,7 +219,7 @@ def output_linear(attention: Attention) -> Linear | None:
         add = result.outputs[0]
         if any(is_constant(t) for t in add.inputs):
             result = add.outputs[0]
-    return linear_at(result)
+    return linear_at(result, scene.outputs)
 
 
 def _reverse(
@@ -225,13 +233,11 @@ def _reverse(
         return "no layout between the Linear and the map"
     if len(region.results) != 1:
         return "one map, found several tensors"
-    index = scene.index(output.output)
-    if index is None:
-        return f"windows of known shape, found {list(output.output.shape or ())}"
-    moved = scene.probe(region, index, scene.opset)
-    if moved is None:
-        return "a reverse by known amounts, found computed ones"
-    tokens = _tokens(moved[0], index.shape[-1])
+    moved = scene.moved(region)
+    if isinstance(moved, str):
+        return f"a reverse that can be told: {moved}"
+    (array, *_), shape = moved
+    tokens = _tokens(array, shape[-1])
     if tokens is None or not np.array_equal(tokens, window.merge(batch)):
         return "the exact inverse of the partition, found another layout"
     return region

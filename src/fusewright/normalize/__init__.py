@@ -24,6 +24,7 @@ from fusewright.normalize import (
     rmsnorm,
     softmax,
     stored,
+    window,
 )
 from fusewright.normalize.rule import Edit, Outcome, Rule, apply_rule
 
@@ -48,6 +49,7 @@ RULES: tuple[Rule, ...] = (
     *fold.RULES,
     *pooling.RULES,
     *attention.RULES,
+    *window.RULES,
 )
 
 
@@ -56,15 +58,20 @@ def normalize(model: Model, rules: Sequence[Rule] = RULES) -> list[Outcome]:
 
     One rewrite uncovers the next: a bias folded into a convolution, the BN behind it.
     """
-    outcomes = [Outcome(rule.name) for rule in rules]
+    outcomes = {rule.name: Outcome(rule.name) for rule in rules}
     with without_gc():
-        edit = Edit(model)
-        while True:
-            latest = [apply_rule(rule, edit) for rule in rules]
-            for outcome, new in zip(outcomes, latest, strict=True):
-                outcome.merge(new)
-            if not any(new.applied for new in latest):
-                return outcomes
+        edit, applied = Edit(model), True
+        while applied:
+            applied = False
+            for rule in rules:
+                if not rule.is_last:
+                    new = apply_rule(rule, edit)
+                    outcomes[rule.name].merge(new)
+                    applied |= bool(new.applied)
+        for rule in rules:
+            if rule.is_last:
+                outcomes[rule.name].merge(apply_rule(rule, edit))
+    return [outcomes[rule.name] for rule in rules]
 
 
 __all__ = ["RULES", "Outcome", "Rule", "normalize"]

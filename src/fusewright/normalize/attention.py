@@ -70,19 +70,16 @@ def _linear_behind(tensor: gs.Tensor, edit: Edit) -> Linear | None:
 
 def _columns(linear: Linear, x: gs.Tensor, scene: Scene) -> np.ndarray | str:
     """The columns of the Linear that are read as `x` and as nothing else."""
-    index = scene.index(linear.output)
-    if index is None:
-        return f"the shape of '{linear.output.name}' is not known"
     ahead = _with_outputs(region_ahead(linear.output, scene.opset), scene)
     if len(x.outputs) != 1 or not any(t is x for t in ahead.results):
         return "it is read unscaled too"
     if any(t is x for t in scene.outputs):
         return "it is an output of the model"
-    moved = scene.probe(ahead, index, scene.opset)
-    if moved is None:
-        return "the layout is computed by the model"
-    width = index.shape[-1]
-    used = [np.unique(array[array >= 0] % width) for array in moved]
+    moved = scene.moved(ahead)
+    if isinstance(moved, str):
+        return moved
+    arrays, shape = moved
+    used = [np.unique(array[array >= 0] % shape[-1]) for array in arrays]
     mine = next(u for u, t in zip(used, ahead.results, strict=True) if t is x)
     others = [u for u, t in zip(used, ahead.results, strict=True) if t is not x]
     if others and np.intersect1d(mine, np.concatenate(others)).size:

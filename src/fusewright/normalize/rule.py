@@ -16,7 +16,7 @@ from fusewright.graph.model import Model
 from fusewright.graph.symbolic import annotate
 from fusewright.match.attention import Scene, probe_sizes
 from fusewright.match.matcher import Match, Matcher, Miss
-from fusewright.match.pattern import Pattern, root_types
+from fusewright.match.pattern import Pattern, required_types, root_types
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,19 @@ class Rule:
         formula: the rewrite in one line.
         pattern: the spelling.
         rewrite: edits the graph; returns the reason where it must not be done.
+        is_last: applied once, when the other rules have nothing left to do.
     """
 
     name: str
     formula: str
     pattern: Pattern
     rewrite: Callable[[Match, Edit], str | None]
+    is_last: bool = False
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """Operators without which the spelling is in no graph."""
+        return required_types(self.pattern)
 
 
 @dataclass
@@ -131,6 +138,8 @@ class Outcome:
 def apply_rule(rule: Rule, edit: Edit) -> Outcome:
     """Applies one rule wherever it holds, in node order, until nothing changes."""
     outcome = Outcome(rule.name)
+    if not rule.needs <= {node.op for node in edit.model.graph.nodes}:
+        return outcome
     roots = root_types(rule.pattern)
     refused: dict[int, gs.Node] = {}  # held, so that no new node gets an old one's id
     while _pass_over(rule, edit, roots, refused, outcome):
