@@ -10,7 +10,20 @@ from rewriting import Row, assert_left_alone, assert_rewritten, by_rule
 from fusewright.graph.walk import values
 from fusewright.normalize.labels import Product, parse
 
-SIZES = {"b": "n", "h": 3, "i": 4, "j": 5, "d": 6, "e": 7, "k": 2, "n": 4, "w": 5, "c": 6, "o": 3}
+SIZES = {
+    "a": 2,
+    "b": "n",
+    "h": 3,
+    "i": 4,
+    "j": 5,
+    "d": 6,
+    "e": 7,
+    "k": 2,
+    "n": 4,
+    "w": 5,
+    "c": 6,
+    "o": 3,
+}
 Shape = tuple[int | str, ...]
 
 
@@ -52,6 +65,9 @@ COMPUTED = {
     "bhid,bhjd->bhji": "Transpose MatMul",
     "bhij,bhid->bhjd": "Transpose MatMul",
     "id,jd->ij": "Transpose MatMul",
+    # Keras' MultiHeadAttention, keys first.
+    "aecd,ahcd->ache": "Transpose Transpose MatMul",
+    "ache,aecd->ahcd": "Transpose MatMul Transpose",
     "ij,jk": "MatMul",
     "ij,jk->ki": "Transpose Transpose MatMul",
     # SAM's relative positions: one operand lacks the batch.
@@ -85,6 +101,9 @@ WEIGHTED = {
     "bhne,hed->bnd": ("Transpose Reshape MatMul", (21, 6)),
     "bcw,oc->bow": ("Transpose MatMul Transpose", (6, 3)),
     "bnd,d->bn": ("MatMul Squeeze", (6, 1)),
+    # Keras' EinsumDense.
+    "bic,cde->bide": ("MatMul Reshape", (6, 42)),
+    "bide,deh->bih": ("Reshape MatMul", (42, 3)),
     "d,de->e": ("MatMul", (6, 7)),
     "bd,de": ("MatMul", (6, 7)),
 }
