@@ -96,6 +96,18 @@ class Samples:
         """One pass over the feeds that hold the first `n` samples, over all where n is None."""
         return iter(self) if n is None else islice(iter(self), self.feeds_for(n))
 
+    def preview(self, n: int | None) -> Iterable[Arrays]:
+        """A pass over the first `n` samples (None: all) that leaves a later pass whole.
+
+        Raises:
+            DataError: all are wanted of a source that gives its samples only once.
+        """
+        if not self._once:
+            return self.limit(n)
+        if n is None:
+            raise DataError("the reader gives its samples only once; give it a rewind() method")
+        return self.take(n)
+
     def feeds_for(self, n: int) -> int:
         """How many feeds hold `n` samples; what fills no feed is left out, but one is kept."""
         return max(1, n // self.batch)
