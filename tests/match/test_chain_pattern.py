@@ -91,7 +91,7 @@ def test_chain_below_a_chain() -> None:
 
     match = _first(pattern, build)
     assert [node.op for node in match.nodes] == ["Softmax", "Add", "Add", "Mul", "Relu"]
-    assert match.tensors["mask0"].shape == (3,)
+    assert list(match.tensors["mask0"].shape) == [3]
     assert match.tensors["mask1"].name == "m"
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -284,6 +285,10 @@ def _leak(
     return None
 
 
+# Shaped [batches and heads …, tokens] and [batches and heads …, elements of a head].
+_Places: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+
 def _heads(attention: Attention, layout: Region) -> int | str:
     """Number of heads, once every head is seen to read q, k and v in the same rows."""
     scene = attention.scene
@@ -301,29 +306,43 @@ def _heads(attention: Attention, layout: Region) -> int | str:
         if place is None:
             return f"heads of {name} that read whole rows, found rows and columns mixed"
         places.append(place)
-    (_, q_cols), (k_rows, k_cols), (v_rows, v_cols) = places
-    if k_rows.shape != v_rows.shape or not np.array_equal(k_rows, v_rows):
+    return _same_heads(*places)
+
+
+def _same_heads(q: _Places, k: _Places, v: _Places) -> int | str:
+    (q_rows, q_columns), (k_rows, k_columns), (v_rows, v_columns) = q, k, v
+    if k_rows.shape[-1] != v_rows.shape[-1]:
+        return "v behind the same layout as k, found another length"
+    leads = [rows.shape[:-1] for rows in (q_rows, k_rows, v_rows)]
+    try:
+        # MatMul spreads a single head of k and v over those of q.
+        lead = np.broadcast_shapes(*leads)
+    except ValueError:
+        return f"as many heads of k and v as of q, found {' and '.join(map(str, leads))}"
+    if not np.array_equal(_spread(k_rows, lead), _spread(v_rows, lead)):
         return "v behind the same layout as k, found other positions"
-    if len(q_cols) != len(k_cols):
-        return f"as many heads of q as of k, found {len(q_cols)} and {len(k_cols)}"
-    pairs = {(q, k, v) for q, k, v in zip(q_cols, k_cols, v_cols, strict=True)}
-    heads = set(q_cols)
-    if len(pairs) != len(heads):
+    columns = [_spread(array, lead) for array in (q_columns, k_columns, v_columns)]
+    together = {tuple(part.tobytes() for part in row) for row in zip(*columns, strict=True)}
+    heads = {of_q for of_q, _, _ in together}
+    if len(together) != len(heads):
         return "each head of q with one of k and v, found several"
     return len(heads)
 
 
-def _places(
-    moved: np.ndarray, width: int, is_turned: bool
-) -> tuple[np.ndarray, list[bytes]] | None:
+def _spread(array: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:
+    """Broadcast over batches and heads, which become one axis."""
+    return np.broadcast_to(array, (*lead, array.shape[-1])).reshape(-1, array.shape[-1])
+
+
+def _places(moved: np.ndarray, width: int, is_turned: bool) -> _Places | None:
     """Rows of the Linear's output that each batch and head reads, and its columns."""
     if moved.ndim < 3:
         moved = moved.reshape(1, *moved.shape)
     if is_turned:
         moved = np.swapaxes(moved, -1, -2)
-    rows, columns = np.divmod(moved.reshape(-1, *moved.shape[-2:]), width)
+    rows, columns = np.divmod(moved, width)
     if np.any(rows < 0):
         return None
-    if np.any(rows != rows[:, :, :1]) or np.any(columns != columns[:, :1, :]):
+    if np.any(rows != rows[..., :1]) or np.any(columns != columns[..., :1, :]):
         return None
-    return rows[:, :, 0], [row.tobytes() for row in columns[:, 0, :]]
+    return rows[..., 0], columns[..., 0, :]
