@@ -77,6 +77,15 @@ def _class_token(net: Net) -> str:
     return net.op("Concat", net.op("Expand", net.draw(1, 1, 12), target), x, axis=1)
 
 
+def _batch_of(net: Net) -> str:
+    """torch's expand(batch, -1, -1): sizes of -1 stand for the tensor's own, which are 1."""
+    x = _tokens(net)
+    target = _shape(net, _size(net, x, 0), -1, -1)
+    ones = net.op("ConstantOfShape", [3], value=_one(INT))
+    target = net.op("Where", net.op("Equal", target, [-1]), ones, target)
+    return net.op("Concat", net.op("Expand", net.draw(1, 1, 12), target), x, axis=1)
+
+
 def _one(dtype: type) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(np.ones(1, dtype))
 
@@ -119,6 +128,9 @@ FOLDED = {
     "scale of attention": Row(_scale, "Relu Cast Sqrt Sqrt Div Mul"),
     "padding to a multiple": Row(_padded, "Relu Pad"),
     "class token": Row(_class_token, "Relu Shape Gather Unsqueeze Concat Expand Concat"),
+    "class token, sizes left out": Row(
+        _batch_of, "Relu Shape Gather Unsqueeze Concat Expand Concat"
+    ),
     "the same shape twice": Row(
         _same_shape_twice, "Relu Shape Gather Unsqueeze Concat Expand Expand Concat"
     ),
@@ -280,6 +292,20 @@ def test_nothing_to_do_without_a_shape() -> None:
     net = Net()
     assert not computes_shapes(net.proto(net.op("Reshape", _tokens(net), [0, 0, 3, 4])))
     assert computes_shapes(Row(_windows).proto())
+
+
+def test_types_that_numpy_lacks_say_nothing() -> None:
+    net = Net()
+    x = net.input("x", "batch", 4)
+    half = onnx.helper.make_tensor("half", onnx.TensorProto.BFLOAT16, [4], [1.0, 2.0, 3.0, 4.0])
+    constant = net.op("Cast", "half", to=1)
+    y = net.op("Reshape", net.op("Add", x, constant), _shape(net, _size(net, x, 0), 2, 2))
+    proto = net.proto(y)
+    proto.graph.initializer.append(half)
+    model = as_model(proto)
+    assert fold_shapes(model) > 0
+    assert ops(model) == "Cast Add Reshape"
+    _assert_same(proto, model)
 
 
 def test_frozen_nodes_and_what_they_read_stay() -> None:

@@ -107,10 +107,15 @@ def product(dims: Sequence[Size | None]) -> Size | None:
     return math.prod(known) if len(known) == len(dims) else None
 
 
+def kind_of(tensor: gs.Tensor) -> str:
+    """NumPy's letter for the kind of elements; empty where it has none (bfloat16), or unknown."""
+    # graphsurgeon keeps onnx's number of a type that NumPy lacks.
+    return "" if tensor.dtype is None or type(tensor.dtype) is int else np.dtype(tensor.dtype).kind
+
+
 def _stored(tensor: gs.Constant) -> Values | None:
-    if math.prod(tensor.shape) > MOST_VALUES or np.dtype(tensor.dtype).kind not in "iubf":
-        return None
-    return as_values(peek(tensor))
+    small = math.prod(tensor.shape) <= MOST_VALUES and kind_of(tensor) in ("i", "u", "b", "f")
+    return as_values(peek(tensor)) if small else None
 
 
 def as_values(array: np.ndarray) -> Values:

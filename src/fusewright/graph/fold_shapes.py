@@ -4,7 +4,7 @@ A model with a dynamic batch keeps thousands of Shape, Gather and Concat nodes (
 2,000) although all sizes but the batch are numbers. Here
 - integers that are known become stored constants,
 - a Reshape to a computed shape gets a stored one, with -1, or 0 for what it copies,
-- shape tensors that hold the same are computed once,
+- shape tensors that hold the same are computed once, and from sizes and numbers alone,
 - what changes nothing (Reshape, Expand, Slice to the same shape) goes, and an Expand that the
   operators behind it do anyway.
 """
@@ -12,6 +12,7 @@ A model with a dynamic batch keeps thousands of Shape, Gather and Concat nodes (
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import groupby
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.collector import without_gc
 from fusewright.graph.dims import Dim, Shape
 from fusewright.graph.edit import Names, bypass, redirect, sweep
-from fusewright.graph.facts import Facts, Values
+from fusewright.graph.facts import Facts, Values, kind_of
 from fusewright.graph.model import Model
 from fusewright.graph.symbolic import propagate, write_shapes
 from fusewright.graph.symbolic_layers import broadcast
@@ -93,17 +94,16 @@ class _Fold:
         return True
 
     def _integers(self, tensor: gs.Tensor) -> np.ndarray | None:
-        value, dtype = self.facts.value(tensor), tensor.dtype
-        if value is None or dtype is None or not self._is_free(tensor):
+        value, kind = self.facts.value(tensor), kind_of(tensor)
+        if value is None or kind not in ("i", "u", "b") or not self._is_free(tensor):
             return None
         if any(type(element) not in (int, bool) for element in value.flat):
             return None
-        dtype = np.dtype(dtype)
-        if dtype.kind == "b":
-            return value.astype(dtype)
-        limits = np.iinfo(dtype) if dtype.kind in "iu" else None
-        fits = limits is not None and all(limits.min <= v <= limits.max for v in value.flat)
-        return value.astype(dtype) if fits else None
+        if kind != "b":
+            limits = np.iinfo(tensor.dtype)
+            if not all(limits.min <= element <= limits.max for element in value.flat):
+                return None
+        return value.astype(tensor.dtype)
 
     def _is_free(self, tensor: gs.Tensor) -> bool:
         """Whether neither the model's interface nor a frozen node has a hold on the tensor."""
@@ -116,13 +116,31 @@ class _Fold:
             return False
         tensor = node.outputs[0]
         value = self.facts.value(tensor)
-        if value is None or tensor.dtype is None or not _is_symbolic(value):
+        if value is None or kind_of(tensor) != "i" or not _is_symbolic(value):
             return False
-        key = str(tensor.dtype), value.shape, tuple(value.flat)
-        first = self.first.setdefault(key, tensor)
-        if first is tensor or not self._is_free(tensor):
+        first = self.first.setdefault(_key(tensor, value), tensor)
+        if not self._is_free(tensor):
             return False
+        if first is tensor:
+            return node.op == "Where" and value.ndim == 1 and self._respell(node, value)
         redirect(tensor, first)
+        return True
+
+    def _respell(self, node: gs.Node, value: Values) -> bool:
+        """torch's expand(batch, -1, -1), a Where over three shapes → Concat(batch, [1, 1])."""
+        parts: list[gs.Tensor] = []
+        for symbolic, run in groupby(value, lambda element: isinstance(element, Dim)):
+            elements = list(run)
+            if not symbolic:
+                array = np.array(elements, node.outputs[0].dtype)
+                parts.append(gs.Constant(self.names.fresh(f"{node.name}_sizes"), array))
+                continue
+            for element in elements:
+                source = self.first.get(_key(node.outputs[0], np.array([element], object)))
+                if source is None:
+                    return False
+                parts.append(source)
+        node.op, node.attrs, node.inputs = "Concat", {"axis": 0}, parts
         return True
 
     def skip(self, node: gs.Node) -> bool:
@@ -176,6 +194,10 @@ def stored_target(before: Shape | None, after: Shape) -> list[int] | None:
         if isinstance(dim, Dim) and stays and target.count(-1) > 1:
             target[i] = 0
     return target if target.count(-1) <= 1 else None
+
+
+def _key(tensor: gs.Tensor, value: Values) -> Hashable:
+    return str(tensor.dtype), value.shape, tuple(value.flat)
 
 
 def _is_symbolic(value: Values) -> bool:
