@@ -9,7 +9,7 @@ import pytest
 from building import Net, assert_equal
 
 from fusewright import RandomSamples, inspect, optimize
-from fusewright.errors import ModelError
+from fusewright.errors import ModelError, VerifyError
 from fusewright.graph.opset import convert_opset, has_layer_norm_chain
 from fusewright.pipeline import prepare
 from fusewright.pipeline.trace import Trace
@@ -93,5 +93,7 @@ def test_the_chain_stays_where_conversion_does_not_keep_the_results(
     result = optimize(path, None, RandomSamples(4), precision="fp32")
     assert result.plan.model.opset == 13
     assert result.plan.counts() == {"LayerNorm": 1, "Linear": 1}
-    (note,) = [e for e in result.trace if e.what == "note" and "LayerNorm" in e.detail]
-    assert "does not keep the model's results" in note.detail
+    (undone,) = result.trace.undone()
+    assert (undone.name, undone.detail) == ("opset conversion", "LayerNorm stays a chain")
+    with pytest.raises(VerifyError, match="opset conversion changes the model's results"):
+        optimize(path, None, RandomSamples(4), precision="fp32", strict=True)

@@ -102,29 +102,35 @@ class Preparation:
 
     def _converted(self, proto: onnx.ModelProto) -> onnx.ModelProto:
         if self.source.opset < LAYERNORM_OPSET and has_layer_norm_chain(proto):
-            try:
-                return self._raised(proto, LAYERNORM_OPSET)
-            except ModelError as error:
-                kept = f"LayerNorm stays a chain: {error}"
-                self.trace.add("clean", "note", "opset conversion", detail=kept)
-        return self._raised(proto, INT8_OPSET)
-
-    def _raised(self, proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-        """The model at `opset`, where it is older.
-
-        Raises:
-            ModelError: it cannot be converted, or does not keep its results.
-        """
-        converted = convert_opset(proto, opset)
-        if converted is not proto:
-            detail = f"{self.source.opset} → {opset}"
-            self.trace.add("clean", "pass", "opset conversion", detail=detail)
-            if not self._holds("clean", lambda: proto, converted, "opset"):
-                raise ModelError(
-                    f"{self.source.path}: converting opset {detail} does not keep the model's"
-                    f" results: {self.trace.events[-1].detail}"
-                )
+            raised = self._raised_for_layer_norm(proto)
+            if raised is not None:
+                return raised
+        converted = convert_opset(proto, INT8_OPSET)
+        if converted is not proto and not self._keeps_results(proto, converted, INT8_OPSET):
+            raise ModelError(
+                f"{self.source.path}: converting opset {self.source.opset} → {INT8_OPSET} does not"
+                f" keep the model's results: {self.trace.events[-1].detail}"
+            )
         return converted
+
+    def _raised_for_layer_norm(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
+        try:
+            converted = convert_opset(proto, LAYERNORM_OPSET)
+        except ModelError as error:
+            kept = f"LayerNorm stays a chain: {error}"
+            self.trace.add("clean", "note", "opset conversion", detail=kept)
+            return None
+        if not self._keeps_results(proto, converted, LAYERNORM_OPSET):
+            self._undo("clean", "opset conversion", "LayerNorm stays a chain")
+            return None
+        return converted
+
+    def _keeps_results(
+        self, proto: onnx.ModelProto, converted: onnx.ModelProto, opset: int
+    ) -> bool:
+        detail = f"{self.source.opset} → {opset}"
+        self.trace.add("clean", "pass", "opset conversion", detail=detail)
+        return self._holds("clean", lambda: proto, converted, "opset")
 
     def _without_shape_arithmetic(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
         """What is known of dynamic shapes folded, and by a second cleaning what follows from it.
