@@ -98,7 +98,7 @@ class Region:
     def leaks(self, allowed: Iterable[gs.Node], outputs: Iterable[gs.Tensor]) -> gs.Tensor | None:
         """An interior tensor that something else reads, or that is an output of the model.
 
-        Who asks for its shape alone reads none of its elements.
+        Results are not interior. Who asks for its shape alone reads none of its elements.
         """
         inside = {id(n) for n in (*self.nodes, *allowed)}
         fixed = {id(t) for t in outputs}
@@ -106,7 +106,7 @@ class Region:
         for node in self.nodes:
             for tensor in node.outputs:
                 elsewhere = any(id(reader) not in inside for reader in data_readers(tensor))
-                if id(tensor) in fixed or (elsewhere and id(tensor) not in results):
+                if (elsewhere or id(tensor) in fixed) and id(tensor) not in results:
                     return tensor
         return None
 
