@@ -199,8 +199,8 @@ def _attention(node: gs.Node, facts: Facts) -> Shape | None:
 
 
 _TABLE: Mapping[str, ShapeFunction] = {
-    "Abs|Acos|Acosh|Asin|Asinh|Atan|Atanh|BitwiseNot|Cast|Ceil|Celu|Clip|Cos|Cosh|CumSum|Dropout"
-    "|Elu|Erf|Exp|Floor|Gelu|HardSigmoid|HardSwish|Hardmax|Identity|IsInf|IsNaN|LeakyRelu|Log"
+    "Abs|Acos|Acosh|Asin|Asinh|Atan|Atanh|BitwiseNot|Cast|CastLike|Ceil|Celu|Clip|Cos|Cosh|CumSum"
+    "|Dropout|Elu|Erf|Exp|Floor|Gelu|HardSigmoid|HardSwish|Hardmax|Identity|IsInf|IsNaN|LeakyRelu|Log"
     "|LogSoftmax|Mish|Neg|Not|PRelu|Reciprocal|Relu|Round|Selu|Shrink|Sigmoid|Sign|Sin|Sinh|Softmax"
     "|Softplus|Softsign|Sqrt|Swish|Tan|Tanh|ThresholdedRelu|Trilu": like_first,
     "BatchNormalization|GroupNormalization|InstanceNormalization|LRN|LayerNormalization"
