@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from fusewright.errors import DataError
+from fusewright.errors import DataError, ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.session import open_session, run_session
 from fusewright.graph.walk import (
@@ -184,14 +184,21 @@ class Prober:
 
 
 def _run(region: Region, shape: tuple[int, ...], opset: int) -> list[np.ndarray] | None:
-    session = open_session(to_proto(_extract(region, shape, opset)).SerializeToString())
     # Padding is zero: what is moved is the index plus one.
     index = np.arange(1, int(np.prod(shape)) + 1, dtype=np.float64).reshape(shape)
+    proto = to_proto(_extract(region, shape, opset))
     try:
-        results = run_session(session, {"source": index})
-    except DataError:
-        return None
+        results = run_session(open_session(proto.SerializeToString()), {"source": index})
+    except (ModelError, DataError):
+        return None  # the amounts do not fit the shape: found while loading, or running
     return [result.astype(np.int64) - 1 for result in results]
+
+
+def _without_fill(node: gs.Node) -> list[gs.Tensor]:
+    """The inputs of a region's node; zeros to pad with have the model's type, not the index's."""
+    return [
+        gs.Variable.empty() if node.op == "Pad" and i == 2 else t for i, t in enumerate(node.inputs)
+    ]
 
 
 def _structure(region: Region) -> tuple[object, ...]:
@@ -233,7 +240,7 @@ def _extract(region: Region, shape: Sequence[int], opset: int) -> gs.Graph:
             node.op,
             f"n{i}",
             dict(node.attrs),
-            [copy(t) for t in node.inputs],
+            [copy(t) for t in _without_fill(node)],
             [copy(t) for t in node.outputs],
         )
         for i, node in enumerate(region.nodes)
