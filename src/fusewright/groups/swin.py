@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fusewright.graph.layout import Region
 from fusewright.groups.attention import core, size_of
 from fusewright.groups.kind import Finding, GroupKind
@@ -21,10 +23,14 @@ def _layout(region: Region, window: Window) -> Finding:
     )
 
 
-def _details(window: Window) -> dict[str, list[int]]:
-    return {"window": list(window.size), "shift": list(window.shift), "map": list(window.map)} | (
-        {"padding": list(window.padding)} if any(window.padding) else {}
-    )
+def _details(window: Window) -> dict[str, Any]:
+    details: dict[str, Any] = {"window": list(window.size), "shift": list(window.shift)}
+    details["map"] = list(window.map)
+    if any(window.padding):
+        details["padding"] = list(window.padding)
+    if window.rolls_first:
+        details["rolls_first"] = True
+    return details
 
 
 def _partition(match: Match, scene: Scene) -> Finding | str:

@@ -1,9 +1,10 @@
 """Swin's windows: what a layout region does to a feature map, told from where it takes the tokens.
 
 The definition: the map [batch, height, width, channels] is padded at the bottom and the right to
-multiples of the window, rolled up and to the left by the shift, and cut into windows in row-major
-order. The reverse puts every token back and drops the padding. Exporters write this in many ways,
-some with the map as [batch, height·width, channels]; the index tensor that comes out is the same.
+multiples of the window, rolled up and to the left by the shift (timm rolls before it pads), and cut
+into windows in row-major order. The reverse puts every token back and drops the padding. Exporters
+write this in many ways, some with the map as [batch, height·width, channels]; the index tensor that
+comes out is the same.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ class Window:
         shift: of the cyclic roll, up and to the left.
         padding: rows added at the bottom, columns added at the right.
         map: height and width before padding.
+        rolls_first: the roll comes in front of the padding, as timm has it.
     """
 
     size: tuple[int, int]
     shift: tuple[int, int]
     padding: tuple[int, int]
     map: tuple[int, int]
+    rolls_first: bool = False
 
     @property
     def covers_map(self) -> bool:
@@ -54,8 +57,12 @@ class Window:
         height, width = self.map
         index = np.arange(batch * height * width).reshape(batch, height, width)
         amounts = ((0, 0), (0, self.padding[0]), (0, self.padding[1]))
+        back = -self.shift[0], -self.shift[1]
+        if self.rolls_first:
+            index = np.roll(index, back, (1, 2))
         index = np.pad(index, amounts, constant_values=-1)
-        index = np.roll(index, (-self.shift[0], -self.shift[1]), (1, 2))
+        if not self.rolls_first:
+            index = np.roll(index, back, (1, 2))
         rows, columns = (n // s for n, s in zip(index.shape[1:], self.size, strict=True))
         index = index.reshape(batch, rows, self.size[0], columns, self.size[1])
         return index.transpose(0, 1, 3, 2, 4).reshape(-1, self.size[0] * self.size[1])
@@ -84,10 +91,11 @@ def window_of(tokens: np.ndarray, batch: int, size: tuple[int, int] | None) -> W
                 continue
             padding = (-rows % height, -columns % width)
             shift = divmod(int(tokens[0, 0]), columns)
-            window = Window((height, width), shift, padding, (rows, columns))
-            cut = window.cut(batch)
-            if cut.shape == tokens.shape and np.array_equal(cut, tokens):
-                return window
+            for rolls_first in (False, True) if any(padding) and any(shift) else (False,):
+                window = Window((height, width), shift, padding, (rows, columns), rolls_first)
+                cut = window.cut(batch)
+                if cut.shape == tokens.shape and np.array_equal(cut, tokens):
+                    return window
     return None
 
 
@@ -231,7 +239,7 @@ def _reverse(
     region = region_ahead(output.output, scene.opset)
     if not region.nodes:
         return "no layout between the Linear and the map"
-    if len(region.results) != 1:
+    if len(region.results) != 1 or region.leaks((), scene.outputs) is not None:
         return "one map, found several tensors"
     moved = scene.moved(region)
     if isinstance(moved, str):
