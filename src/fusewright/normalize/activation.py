@@ -14,38 +14,17 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.walk import input_at, is_constant, rank_of, scalar
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern, const, number, one_of, op, optional, var
+from fusewright.normalize.constants import EXACT, exactly, number_of, one
 from fusewright.normalize.rule import Edit, Rule
 
 HARDSWISH_OPSET = 14
 # The types that onnxruntime has each operator for.
 _RELU_TYPES = ("float16", "float32", "float64")
 _HARD_TYPES = ("float16", "float32")
-# A sixth written with six digits, 0.166667, is 2e-6 off; one with five would fail the proof.
-_EXACT = 3e-6
-
-
-def _exactly(value: float) -> Pattern:
-    # Tighter than `number`: 3.0003 in the place of 3 is another function.
-    return const(
-        test=lambda t: (found := scalar(t)) is not None and abs(found - value) <= _EXACT * value,
-        expected=f"the constant {value:g}",
-    )
-
-
-def _one(name: str) -> Pattern:
-    return const(
-        name, test=lambda t: scalar(t) is not None, expected=f"a one-element constant '{name}'"
-    )
-
-
-def _number(match: Match, name: str, default: float) -> float:
-    tensor = match.tensors.get(name)
-    found = None if tensor is None else scalar(tensor)
-    return default if found is None else found
 
 
 def _relu6(inner: Pattern) -> Pattern:
-    return op("Clip", inner, number(0.0), _exactly(6.0))
+    return op("Clip", inner, number(0.0), exactly(6.0))
 
 
 def _changes_form(match: Match, types: tuple[str, ...]) -> str | None:
@@ -61,7 +40,7 @@ def _changes_form(match: Match, types: tuple[str, ...]) -> str | None:
 
 
 def _clip_pair(match: Match, edit: Edit) -> str | None:
-    low, high = _number(match, "low", 0.0), _number(match, "high", math.inf)
+    low, high = number_of(match, "low", 0.0), number_of(match, "high", math.inf)
     if low > high:
         return f"a minimum of {low:g} above the maximum of {high:g}"
     x = match.tensors["x"]
@@ -109,12 +88,12 @@ def _hard_sigmoid(match: Match, edit: Edit) -> str | None:
         return reason
     if "factor" in match.tensors or "divisor" in match.tensors:
         # relu6(x + 3)·c: HardSigmoid saturates at 1, so c must be 1/6.
-        alpha = _number(match, "factor", 1.0) / _number(match, "divisor", 1.0)
+        alpha = number_of(match, "factor", 1.0) / number_of(match, "divisor", 1.0)
         beta = 3.0 * alpha
-        if abs(6.0 * alpha - 1.0) > _EXACT:
+        if abs(6.0 * alpha - 1.0) > EXACT:
             return f"a factor of {alpha:g} where 1/6 is exact"
     else:
-        alpha, beta = _number(match, "alpha", 1.0), _number(match, "beta", 0.0)
+        alpha, beta = number_of(match, "alpha", 1.0), number_of(match, "beta", 0.0)
     attrs = {"alpha": alpha, "beta": beta}
     edit.replace(match, [edit.node("HardSigmoid", [match.tensors["x"]], match.root.name, attrs)])
     return None
@@ -131,22 +110,22 @@ def _hard_swish(match: Match, edit: Edit) -> str | None:
 
 
 def _near(value: float) -> object:
-    return lambda found: abs(found - value) <= _EXACT
+    return lambda found: abs(found - value) <= EXACT
 
 
 _X = var("x")
-_SHIFTED = _relu6(op("Add", _X, _exactly(3.0)))
+_SHIFTED = _relu6(op("Add", _X, exactly(3.0)))
 _GATE = op("HardSigmoid", _X, alpha=_near(1.0 / 6.0), beta=_near(0.5))
-_LINE = one_of(op("Add", op("Mul", _X, _one("alpha")), _one("beta")), op("Add", _X, _one("beta")))
+_LINE = one_of(op("Add", op("Mul", _X, one("alpha")), one("beta")), op("Add", _X, one("beta")))
 
 RULES = (
     Rule(
         "ClipPair",
         "min(max(x, a), b) → Clip(x, a, b)",
         one_of(
-            op("Min", op("Max", _X, _one("low")), _one("high")),
-            op("Max", op("Min", _X, _one("high")), _one("low")),
-            op("Min", op("Relu", _X), _one("high")),
+            op("Min", op("Max", _X, one("low")), one("high")),
+            op("Max", op("Min", _X, one("high")), one("low")),
+            op("Min", op("Relu", _X), one("high")),
             op("Max", _X, number(0.0)),
         ),
         _clip_pair,
@@ -161,9 +140,9 @@ RULES = (
         "HardSigmoidChain",
         "relu6(x+3)/6 or clip(αx+β, 0, 1) → HardSigmoid(x)",
         one_of(
-            op("Div", _SHIFTED, _one("divisor")),
-            op("Mul", _SHIFTED, _one("factor")),
-            op("Clip", _LINE, number(0.0), _exactly(1.0)),
+            op("Div", _SHIFTED, one("divisor")),
+            op("Mul", _SHIFTED, one("factor")),
+            op("Clip", _LINE, number(0.0), exactly(1.0)),
         ),
         _hard_sigmoid,
     ),
