@@ -186,34 +186,38 @@ def _mixed_heads(net: Net) -> str:
 PROJECTIONS: dict[str, Row] = {
     "a norm of q": Row(
         _with(q=lambda n, x: _norm(n, split_heads(n, linear(n, x)))),
-        "q from a Linear through layout alone, found LayerNormalization 'LayerNormalization_",
+        "found q from LayerNormalization 'LayerNormalization_",
     ),
     "an activation of v": Row(
         _with(v=lambda n, x: split_heads(n, n.op("Relu", linear(n, x)))),
-        "v from a Linear through layout alone, found Relu 'Relu_",
+        "found v from Relu 'Relu_",
     ),
     "k is an input": Row(
         _with(k=lambda n, x: n.input("k", BATCH, HEADS, SIZE, TOKENS)),
-        "k from a Linear through layout alone, found an input",
+        "found k from an input, not from a Linear through layout alone",
     ),
     "q from two tensors": Row(
         _with(q=lambda n, x: _joined(n, linear(n, x), n.input("class", BATCH, 1, WIDTH))),
-        "q from a Linear through layout alone",
+        "not from a Linear through layout alone",
     ),
     "a bias of one element": Row(
         _with(q=lambda n, x: split_heads(n, n.op("Add", n.op("MatMul", x, _matrix(n)), 0.5))),
-        "q from a Linear through layout alone, found Add 'Add_",
+        "found q from Add 'Add_",
     ),
-    "v of other tokens": Row(_with(v=_other_order), "v behind the same layout as k"),
-    "v of another sample": Row(_with(v=_other_batch), "v behind the same layout as k"),
-    "v cut through the tokens": Row(_with(v=_across_tokens), "rows and columns mixed"),
-    "q cut through the tokens": Row(_with(q=_across_tokens), "rows and columns mixed"),
-    "zeros in front of the keys": Row(_zero_attention, "rows and columns mixed"),
+    "v of other tokens": Row(_with(v=_other_order), "found v of other positions than k"),
+    "v of another sample": Row(_with(v=_other_batch), "found v of other positions than k"),
+    "v cut through the tokens": Row(
+        _with(v=_across_tokens), "heads of v that mix rows and columns"
+    ),
+    "q cut through the tokens": Row(
+        _with(q=_across_tokens), "heads of q that mix rows and columns"
+    ),
+    "zeros in front of the keys": Row(_zero_attention, "heads of k that mix rows and columns"),
     "the packed projection is an output": Row(_packed_output, "used elsewhere"),
     "a layout that is computed": Row(
         _with(v=_computed_layout), "the heads of v: its layout is computed by the model"
     ),
-    "a head of q for two of k": Row(_mixed_heads, "each head of q with one of k and v"),
+    "a head of q for two of k": Row(_mixed_heads, "a head of q with several of k and v"),
 }
 
 

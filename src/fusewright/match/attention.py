@@ -224,7 +224,7 @@ class Scene:
     def moved(self, region: Region) -> tuple[list[np.ndarray], tuple[int, ...]] | str:
         """Where the elements of a region's source go, and its shape; or why that is not known."""
         if len(region.sources) != 1:
-            return f"layout of one tensor, found {len(region.sources)}"
+            return f"layout of {len(region.sources)} tensors"
         (source,) = region.sources
         shape = self.shape(source)
         if shape is None:
@@ -262,11 +262,11 @@ def _find_projection(attention: Attention) -> Projection | str:
         if linear is None:
             maker = producer(sources[0])
             found = "an input" if maker is None else f"{maker.op} '{maker.name}'"
-            return f"{name} from a Linear through layout alone, found {found}"
+            return f"{name} from {found}, not from a Linear through layout alone"
         linears.setdefault(id(linear.output), linear)
     leak = layout.leaks(core, scene.outputs) or _leak(linears.values(), layout, core, scene)
     if leak is not None:
-        return f"a projection read by the attention alone, found '{leak.name}' used elsewhere"
+        return f"'{leak.name}' of the projection used elsewhere"
     heads = _heads(attention, layout)
     if isinstance(heads, str):
         return heads
@@ -304,7 +304,7 @@ def _heads(attention: Attention, layout: Region) -> int | str:
         is_turned = name == "k" and attention.has_turned_keys
         place = _places(arrays[i if len(arrays) > 1 else 0], shape[-1], is_turned)
         if place is None:
-            return f"heads of {name} that read whole rows, found rows and columns mixed"
+            return f"heads of {name} that mix rows and columns"
         places.append(place)
     return _same_heads(*places)
 
@@ -312,20 +312,20 @@ def _heads(attention: Attention, layout: Region) -> int | str:
 def _same_heads(q: _Places, k: _Places, v: _Places) -> int | str:
     (q_rows, q_columns), (k_rows, k_columns), (v_rows, v_columns) = q, k, v
     if k_rows.shape[-1] != v_rows.shape[-1]:
-        return "v behind the same layout as k, found another length"
+        return "v of another length than k"
     leads = [rows.shape[:-1] for rows in (q_rows, k_rows, v_rows)]
     try:
         # MatMul spreads a single head of k and v over those of q.
         lead = np.broadcast_shapes(*leads)
     except ValueError:
-        return f"as many heads of k and v as of q, found {' and '.join(map(str, leads))}"
+        return f"heads of q, k and v that do not fit: {', '.join(map(str, leads))}"
     if not np.array_equal(_spread(k_rows, lead), _spread(v_rows, lead)):
-        return "v behind the same layout as k, found other positions"
+        return "v of other positions than k"
     columns = [_spread(array, lead) for array in (q_columns, k_columns, v_columns)]
     together = {tuple(part.tobytes() for part in row) for row in zip(*columns, strict=True)}
     heads = {of_q for of_q, _, _ in together}
     if len(together) != len(heads):
-        return "each head of q with one of k and v, found several"
+        return "a head of q with several of k and v"
     return len(heads)
 
 

@@ -138,7 +138,7 @@ def _find(attention: Attention) -> Windowing | str:
     if isinstance(projection, str):
         return projection
     if len(projection.inputs) != 1:
-        return "one map for q, k and v"
+        return "q, k and v of several maps"
     region = _partition(projection, scene)
     if isinstance(region, str):
         return region
@@ -147,7 +147,7 @@ def _find(attention: Attention) -> Windowing | str:
         return cut
     window, batch = cut
     if window.covers_map and not has_position_bias(attention):
-        return "a partition into windows, found a plain reshape and no position bias"
+        return "a plain reshape, and no position bias"
     output = output_linear(attention)
     reverse = _reverse(output, window, batch, attention)
     return Windowing(window, region, output, reverse)
@@ -167,7 +167,7 @@ def _partition(projection: Projection, scene: Scene) -> Region | str:
             return region
         maker = producer(leak)
         if maker is None or maker.op not in _VIEWS or leak is x:
-            return f"a partition read by the attention alone, found '{leak.name}' used elsewhere"
+            return f"'{leak.name}' of the partition used elsewhere"
         # The map itself, in another shape: the residual reads it too.
         stops.append(leak)
 
@@ -176,18 +176,18 @@ def _cut(region: Region, attention: Attention) -> tuple[Window, int] | str:
     scene = attention.scene
     (length,) = resolve(attention.lengths[:1], scene.sizes)
     if length is None:
-        return "windows of known length"
+        return "windows of unknown length"
     moved = scene.moved(region)
     if isinstance(moved, str):
-        return f"a partition whose window can be told: {moved}"
+        return f"a partition that cannot be probed: {moved}"
     (array, *_), shape = moved
     tokens = _tokens(array, shape[-1])
     if tokens is None or tokens.size % length:
-        return "whole tokens, found their channels moved"
+        return "tokens whose channels are moved"
     size = shape[1:3] if len(shape) == 4 else None
     window = window_of(tokens.reshape(-1, length), shape[0], size)
     if window is None:
-        return f"a partition into windows of {length} tokens, found another layout"
+        return f"another layout than windows of {length} tokens"
     return window, shape[0]
 
 
@@ -235,17 +235,17 @@ def _reverse(
 ) -> Region | str:
     scene = attention.scene
     if output is None:
-        return "a Linear behind the attention"
+        return "no Linear behind the attention"
     region = region_ahead(output.output, scene.opset)
     if not region.nodes:
         return "no layout between the Linear and the map"
     if len(region.results) != 1 or region.leaks((), scene.outputs) is not None:
-        return "one map, found several tensors"
+        return "several tensors behind the Linear, not one map"
     moved = scene.moved(region)
     if isinstance(moved, str):
-        return f"a reverse that can be told: {moved}"
+        return f"a reverse that cannot be probed: {moved}"
     (array, *_), shape = moved
     tokens = _tokens(array, shape[-1])
     if tokens is None or not np.array_equal(tokens, window.merge(batch)):
-        return "the exact inverse of the partition, found another layout"
+        return "another layout than the exact inverse of the partition"
     return region
