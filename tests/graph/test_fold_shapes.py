@@ -339,6 +339,28 @@ def test_a_branch_reads_what_became_a_constant() -> None:
     _assert_same(proto, model)
 
 
+def test_a_branch_that_is_certain_stays_one() -> None:
+    """Silero's decoder asks whether its state, of two layers, has any."""
+    net = Net()
+    x = net.op("Relu", net.input("x", 2, "batch", 4))
+    count = net.op("Cast", net.op("Gather", net.op("Shape", x), INT(0)), to=9)
+    kind = onnx.helper.make_tensor_value_info("branch", 1, None).type
+    branches = [
+        onnx.helper.make_graph(
+            [onnx.helper.make_node(op, [x], [f"{op}_y"])],
+            op,
+            [],
+            [onnx.ValueInfoProto(name=f"{op}_y", type=kind)],
+        )
+        for op in ("Sin", "Cos")
+    ]
+    result = net.op("If", count, then_branch=branches[0], else_branch=branches[1])
+    model = as_model(net.proto(net.op("Relu", result)))
+    before = ops(model)
+    fold_shapes(model)
+    assert ops(model) == before == "Relu Shape Gather Cast If Relu"
+
+
 class _Drawn:
     """A graph of layout operators with computed shapes, and the shape it must have."""
 

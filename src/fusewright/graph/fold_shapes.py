@@ -25,7 +25,7 @@ from fusewright.graph.facts import Facts, Values, kind_of
 from fusewright.graph.model import Model
 from fusewright.graph.symbolic import propagate, write_shapes
 from fusewright.graph.symbolic_layers import broadcast
-from fusewright.graph.walk import STANDARD_DOMAINS, input_at, is_constant
+from fusewright.graph.walk import STANDARD_DOMAINS, input_at, is_constant, producer
 
 
 def computes_shapes(proto: onnx.ModelProto) -> bool:
@@ -67,7 +67,7 @@ class _Fold:
     def __init__(self, model: Model, facts: Facts) -> None:
         self.model, self.graph, self.facts = model, model.graph, facts
         self.names = Names(model.graph)
-        self.outputs = {id(tensor) for tensor in model.graph.outputs}
+        self.held = {id(tensor) for tensor in model.graph.outputs} | _conditions(model.graph, facts)
         self.first: dict[Hashable, gs.Tensor] = {}
 
     def fix_target(self, node: gs.Node) -> bool:
@@ -106,9 +106,9 @@ class _Fold:
         return value.astype(tensor.dtype)
 
     def _is_free(self, tensor: gs.Tensor) -> bool:
-        """Whether neither the model's interface nor a frozen node has a hold on the tensor."""
+        """Whether neither the interface, nor an If or a frozen node, has a hold on the tensor."""
         readers = (node.name for node in tensor.outputs)
-        return id(tensor) not in self.outputs and self.model.frozen.isdisjoint(readers)
+        return id(tensor) not in self.held and self.model.frozen.isdisjoint(readers)
 
     def share(self, node: gs.Node) -> bool:
         """Lets the consumers of a shape tensor read the first one that holds the same."""
@@ -179,6 +179,22 @@ class _Fold:
         result = self.facts.shape(reader.outputs[0])
         without = broadcast(*(self.facts.shape(x if t is y else t) for t in reader.inputs))
         return without is not None and None not in without and without == result
+
+
+def _conditions(graph: gs.Graph, facts: Facts) -> set[int]:
+    """What the conditions of Ifs are computed from (by `id`).
+
+    Of an If whose condition is stored onnxruntime makes nodes that the file does not name.
+    """
+    found: set[int] = set()
+    waiting = [node.inputs[0] for node in graph.nodes if node.op == "If"]
+    while waiting:
+        tensor = waiting.pop()
+        maker = producer(tensor)
+        if id(tensor) not in found and maker is not None and facts.value(tensor) is not None:
+            found.add(id(tensor))
+            waiting += maker.inputs
+    return found
 
 
 def stored_target(before: Shape | None, after: Shape) -> list[int] | None:
