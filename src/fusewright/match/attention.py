@@ -216,10 +216,15 @@ class Scene:
     probe: Prober = field(default_factory=Prober)
 
     def shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
-        """The shape of `tensor` while it is probed; None where it is not known."""
+        """The shape of `tensor` while it is probed; None where its rank or width is not known.
+
+        An unknown size gets one of its own: the number of windows where the map is dynamic.
+        """
         shape = () if tensor.shape is None else resolve(tensor.shape, self.sizes)
-        sizes = tuple(size for size in shape if size is not None)
-        return sizes if sizes and len(sizes) == len(shape) else None
+        if not shape or shape[-1] is None:
+            return None
+        free = max(self.sizes.values(), default=1) + 1
+        return tuple(free + i if size is None else size for i, size in enumerate(shape))
 
     def moved(self, region: Region) -> tuple[list[np.ndarray], tuple[int, ...]] | str:
         """Where the elements of a region's source go, and its shape; or why that is not known."""
