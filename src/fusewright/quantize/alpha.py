@@ -22,8 +22,8 @@ from fusewright.quantize.weights import INT8_MAX, scale_of, weight_scale
 
 CANDIDATES = (0.3, 0.5, 0.7)
 # Rows kept of each half of the calibration data, and columns of the weights that read them.
-ROWS = 256
-_COLUMNS = 256
+ROWS = 128
+_COLUMNS = 128
 # A gain of less is within what another sample of rows would say.
 _WORTH_IT = 0.9
 
