@@ -137,7 +137,7 @@ def linear_at(tensor: gs.Tensor, outputs: Iterable[gs.Tensor] = ()) -> Linear | 
     if node is None or node.op != "MatMul" or is_constant(node.inputs[0]):
         return None
     weight = node.inputs[1]
-    if not is_constant(weight) or len(weight.shape) != 2:
+    if not is_constant(weight) or len(weight.shape) != 2 or np.dtype(weight.dtype).kind != "f":
         return None
     if bias is not None and not _is_vector(bias, weight.shape[1]):
         return None
@@ -156,11 +156,16 @@ class Projection:
         linears: one, two or three; in the order q, k, v.
         layout: from their outputs to the core.
         heads: of the queries.
+        owners: which of `linears` q, k and v come from.
+        columns: of their Linear's output, for q, k and v each [batches and heads, elements of a
+            head].
     """
 
     linears: tuple[Linear, ...]
     layout: Region
     heads: int
+    owners: tuple[int, ...] = ()
+    columns: tuple[np.ndarray, ...] = ()
 
     @property
     def inputs(self) -> tuple[gs.Tensor, ...]:
@@ -261,6 +266,7 @@ def _find_projection(attention: Attention) -> Projection | str:
     scene, core = attention.scene, attention.match.nodes
     layout = region_behind(attention.operands, scene.opset)
     linears: dict[int, Linear] = {}
+    owners = []
     for name, operand in zip("qkv", attention.operands, strict=True):
         sources = region_behind([operand], scene.opset).sources
         linear = linear_at(sources[0], scene.outputs) if len(sources) == 1 else None
@@ -269,13 +275,15 @@ def _find_projection(attention: Attention) -> Projection | str:
             found = "an input" if maker is None else f"{maker.op} '{maker.name}'"
             return f"{name} from {found}, not from a Linear through layout alone"
         linears.setdefault(id(linear.output), linear)
+        owners.append(list(linears).index(id(linear.output)))
     leak = layout.leaks(core, scene.outputs) or _leak(linears.values(), layout, core, scene)
     if leak is not None:
         return f"'{leak.name}' of the projection used elsewhere"
-    heads = _heads(attention, layout)
-    if isinstance(heads, str):
-        return heads
-    return Projection(tuple(linears.values()), layout, heads)
+    columns = _heads(attention, layout)
+    if isinstance(columns, str):
+        return columns
+    heads = len({row.tobytes() for row in columns[0]})
+    return Projection(tuple(linears.values()), layout, heads, tuple(owners), columns)
 
 
 def _leak(
@@ -294,8 +302,8 @@ def _leak(
 _Places: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 
-def _heads(attention: Attention, layout: Region) -> int | str:
-    """Number of heads, once every head is seen to read q, k and v in the same rows."""
+def _heads(attention: Attention, layout: Region) -> tuple[np.ndarray, ...] | str:
+    """The columns of q, k and v, once every head is seen to read them in the same rows."""
     scene = attention.scene
     regions = [layout] * 3
     if len(layout.sources) > 1:
@@ -314,7 +322,7 @@ def _heads(attention: Attention, layout: Region) -> int | str:
     return _same_heads(*places)
 
 
-def _same_heads(q: _Places, k: _Places, v: _Places) -> int | str:
+def _same_heads(q: _Places, k: _Places, v: _Places) -> tuple[np.ndarray, ...] | str:
     (q_rows, q_columns), (k_rows, k_columns), (v_rows, v_columns) = q, k, v
     if k_rows.shape[-1] != v_rows.shape[-1]:
         return "v of another length than k"
@@ -326,12 +334,12 @@ def _same_heads(q: _Places, k: _Places, v: _Places) -> int | str:
         return f"heads of q, k and v that do not fit: {', '.join(map(str, leads))}"
     if not np.array_equal(_spread(k_rows, lead), _spread(v_rows, lead)):
         return "v of other positions than k"
-    columns = [_spread(array, lead) for array in (q_columns, k_columns, v_columns)]
+    columns = tuple(_spread(array, lead) for array in (q_columns, k_columns, v_columns))
     together = {tuple(part.tobytes() for part in row) for row in zip(*columns, strict=True)}
     heads = {of_q for of_q, _, _ in together}
     if len(together) != len(heads):
         return "a head of q with several of k and v"
-    return len(heads)
+    return columns
 
 
 def _spread(array: np.ndarray, lead: tuple[int, ...]) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
-from fusewright.plan.plan import OFF, Smooth, smooth_setting
+from fusewright.plan.plan import AUTO, Smooth, smooth_setting
 
 FP32 = "fp32"
 PRECISIONS = ("int8", FP32)
@@ -36,6 +36,7 @@ class Options:
         images: preprocessing, where the data is a folder of images.
         smooth: how much of the activations' outliers SmoothQuant moves into weights: an α from 0
             to 1, `auto` (searched for each place) or `off`.
+        balance: bring q, k and v to one range where one Q/DQ pair serves them.
         plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
     """
 
@@ -51,7 +52,8 @@ class Options:
     include: tuple[str, ...] = ()
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     images: ImageOptions = ImageOptions()  # noqa: RUF009 - frozen
-    smooth: Smooth = OFF
+    smooth: Smooth = AUTO
+    balance: bool = True
     plan: str | Path | None = None
 
     def __post_init__(self) -> None:

@@ -19,6 +19,7 @@ from fusewright.graph.symbols import bindings
 from fusewright.graph.workspace import Workspace, embed
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
+from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.options import FP32, Options
 from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
@@ -188,8 +189,9 @@ def _plan(job: Job) -> Plan:
 
 
 def finish(plan: Plan, job: Job, target: Path | None) -> Result:
-    """[smooth] → collapse → [calibrate → quantize] → write."""
+    """[smooth → balance] → collapse → [calibrate → quantize] → write."""
     smooth(plan, job)
+    balance(plan, job)
     placement, ranges = place(plan), None
     groups, proto = collapse_float(plan, job)
     if placement.activations:

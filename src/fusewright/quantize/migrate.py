@@ -28,6 +28,11 @@ class Applied:
 
     held: list[tuple[gs.Constant, object]] = field(default_factory=list)
 
+    def store(self, tensor: gs.Constant, values: np.ndarray, workspace: Workspace) -> None:
+        """Gives a stored tensor new values, float32, which lie in `workspace`."""
+        self.held.append((tensor, tensor._values))
+        workspace.put(tensor, np.ascontiguousarray(values, np.float32))
+
     def undo(self) -> None:
         """Gives every stored tensor its value back, the last edit first."""
         for tensor, values in reversed(self.held):
@@ -83,16 +88,11 @@ def apply_smoothing(
         scale = scales[site.source]
         for node, slot in site.divided:
             tensor = _own(plan, nodes[node], slot, names)
-            _store(tensor, peek(tensor) / scale, applied, workspace)
+            applied.store(tensor, peek(tensor) / scale, workspace)
         for name in site.weights:
             tensor = tensors[name]
-            _store(tensor, peek(tensor) * scale[:, None], applied, workspace)
+            applied.store(tensor, peek(tensor) * scale[:, None], workspace)
     return applied
-
-
-def _store(tensor: gs.Constant, values: np.ndarray, applied: Applied, workspace: Workspace) -> None:
-    applied.held.append((tensor, tensor._values))
-    workspace.put(tensor, np.ascontiguousarray(values, np.float32))
 
 
 def _own(plan: Plan, node: gs.Node, slot: int, names: Names) -> gs.Constant:
