@@ -52,9 +52,20 @@ def rewrite(proto: onnx.ModelProto) -> tuple[Model, dict[str, Outcome]]:
 def assert_rewritten(row: Row) -> Model:
     model, _ = rewrite(row.proto())
     assert ops(model) == row.expected, ops(model)
-    again = [outcome.rule for outcome in normalize(model) if outcome.applied]
-    assert not again, f"normalizing twice is not normalizing once: {again}"
+    assert_normal(model)
     return model
+
+
+def assert_normal(model: Model) -> None:
+    """Normalizing twice is normalizing once."""
+    assert [outcome.rule for outcome in normalize(model) if outcome.applied] == []
+
+
+def rewritten(proto: onnx.ModelProto) -> tuple[Model, dict[str, Outcome]]:
+    """The normalized model, which computes the same, and what each rule did."""
+    model, outcomes = rewrite(proto)
+    assert_normal(model)
+    return model, outcomes
 
 
 def assert_left_alone(rule_name: str, row: Row) -> None:

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import bypass, detach
 from fusewright.graph.layout import Region, region_ahead, region_behind
-from fusewright.graph.walk import scalar, values
+from fusewright.graph.walk import rank_of, scalar, values
 from fusewright.match.attention import (
     CORE,
     Attention,
@@ -27,6 +27,10 @@ from fusewright.match.attention import (
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import const, op, var
 from fusewright.normalize.rule import Edit, Rule
+
+
+def _is_factor(tensor: gs.Constant) -> bool:
+    return bool(scalar(tensor))  # of a division by zero nothing can be folded
 
 
 def _factor(match: Match) -> float:
@@ -57,6 +61,8 @@ def _scale_into_linear(match: Match, edit: Edit) -> str | None:
     columns = _columns(linear, x, edit.scene)
     if isinstance(columns, str):
         return columns
+    if match.tensors["c"].values.ndim > (rank_of(x) or 0):
+        return "a scale of higher rank, or of an unknown one"
     if not bypass(edit.model.graph, match.root, x):
         return "it names an output of the model"
     _scale(linear, columns, _factor(match), edit)
@@ -165,7 +171,7 @@ RULES = (
         op(
             "Mul|Div",
             op("MatMul", var("q"), var("k"), name="scores"),
-            const("c", test=lambda t: scalar(t) is not None, expected="a stored scale"),
+            const("c", test=_is_factor, expected="a stored scale"),
         ),
         _scale_in_front,
     ),
@@ -175,7 +181,7 @@ RULES = (
         op(
             "Mul|Div",
             var("x"),
-            const("c", test=lambda t: scalar(t) is not None, expected="a stored scale"),
+            const("c", test=_is_factor, expected="a stored scale"),
         ),
         _scale_into_linear,
     ),
