@@ -54,24 +54,29 @@ class ChannelObserver:
     """Remembers max|x| of each channel (the last axis); with `rows`, also a sample of rows.
 
     The sample is kept in two halves that share no feed, so that what one half suggests can be
-    judged by the other: neighbouring rows of one image are too alike for that. A feed goes where
-    the parity of its hash says.
+    judged by the other: neighbouring rows of one image are too alike for that. The hash of a feed
+    says which of four parts it goes to; the halves are made of these, as equal as can be.
     """
 
     def __init__(self, rows: int = 0) -> None:
         """Has seen nothing yet; `rows` are kept of each half."""
         self.limit = rows
-        self._halves: dict[int, Half] = {}
+        self._parts: dict[int, Half] = {}
 
     @property
     def halves(self) -> list[Half]:
         """The halves that saw a feed: one or two."""
-        return [self._halves[i] for i in sorted(self._halves)]
+        if not self._parts:
+            return []
+        halves = [Half(self.maxima.size, self.limit) for _ in range(2)]
+        for _, part in sorted(self._parts.items(), key=lambda item: (-item[1].count, item[0])):
+            min(halves, key=lambda half: half.count).merge(part)
+        return [half for half in halves if half.count]
 
     @property
     def count(self) -> int:
         """Rows seen."""
-        return sum(half.count for half in self.halves)
+        return sum(part.count for part in self._parts.values())
 
     @property
     def maxima(self) -> np.ndarray:
@@ -80,9 +85,9 @@ class ChannelObserver:
         Raises:
             DataError: no value was seen.
         """
-        if not self._halves:
+        if not self._parts:
             raise DataError("the tensor was empty on every sample")
-        return np.asarray(np.max([half.maxima for half in self.halves], axis=0))
+        return np.asarray(np.max([part.maxima for part in self._parts.values()], axis=0))
 
     def update(self, array: np.ndarray, name: str = "tensor") -> None:
         """Adds the values of one feed, a float array [..., channels].
@@ -99,9 +104,9 @@ class ChannelObserver:
         if not np.isfinite(peaks).all():
             raise DataError(f"tensor {name!r} holds NaN or Inf while the model runs on this sample")
         hashes = _hashes(rows) if self.limit else np.zeros(0, np.uint64)
-        side = int(hashes.sum(dtype=np.uint64) >> np.uint64(63)) if self.limit else 0
+        place = int(hashes.sum(dtype=np.uint64) >> np.uint64(62)) if self.limit else 0
         sampled = rows if self.limit else rows[:0]
-        self._half(side, peaks.size, name).add(peaks, len(rows), hashes, sampled)
+        self._part(place, peaks.size, name).add(peaks, len(rows), hashes, sampled)
 
     def merge(self, other: ChannelObserver) -> None:
         """Adds what another observer has seen.
@@ -111,22 +116,22 @@ class ChannelObserver:
         """
         if other.limit != self.limit:
             raise DataError(f"parts keep {self.limit} and {other.limit} rows")
-        for side, half in other._halves.items():
-            self._half(side, half.maxima.size, "tensor").merge(half)
+        for place, part in other._parts.items():
+            self._part(place, part.maxima.size, "tensor").merge(part)
 
-    def _half(self, side: int, channels: int, name: str) -> Half:
-        for half in self._halves.values():
-            if half.maxima.size != channels:
-                raise DataError(f"tensor {name!r} has {channels} channels, not {half.maxima.size}")
-        return self._halves.setdefault(side, Half(channels, self.limit))
+    def _part(self, place: int, channels: int, name: str) -> Half:
+        for part in self._parts.values():
+            if part.maxima.size != channels:
+                raise DataError(f"tensor {name!r} has {channels} channels, not {part.maxima.size}")
+        return self._parts.setdefault(place, Half(channels, self.limit))
 
     def state(self) -> dict[str, Any]:
         """Everything seen, as JSON-able data; `from_state` is its inverse."""
-        halves = [
-            {"side": i, "count": h.count, "maxima": _packed(h.maxima), "rows": _packed(h.rows)}
-            for i, h in sorted(self._halves.items())
+        parts = [
+            {"place": i, "count": p.count, "maxima": _packed(p.maxima), "rows": _packed(p.rows)}
+            for i, p in sorted(self._parts.items())
         ]
-        return {"limit": self.limit, "halves": halves}
+        return {"limit": self.limit, "parts": parts}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ChannelObserver:
@@ -137,11 +142,11 @@ class ChannelObserver:
         """
         try:
             observer = cls(int(state["limit"]))
-            for part in state["halves"]:
-                peaks, rows = _unpacked(part["maxima"]), _unpacked(part["rows"])
+            for seen in state["parts"]:
+                peaks, rows = _unpacked(seen["maxima"]), _unpacked(seen["rows"])
                 rows = rows.reshape(-1, peaks.size)
-                half = observer._half(int(part["side"]), peaks.size, "tensor")
-                half.add(peaks, int(part["count"]), _hashes(rows), rows)
+                part = observer._part(int(seen["place"]), peaks.size, "tensor")
+                part.add(peaks, int(seen["count"]), _hashes(rows), rows)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not the state of a channel observer: {error!r}") from error
         return observer

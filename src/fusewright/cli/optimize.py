@@ -41,6 +41,14 @@ def optimize(
         float | None,
         typer.Option("--percentile", help="Of --method percentile, in percent; default 99.99."),
     ] = None,
+    smooth: Annotated[
+        str,
+        typer.Option(
+            "--smooth",
+            metavar="ALPHA",
+            help="SmoothQuant, outliers of activations moved into weights: auto, off, or 0 to 1.",
+        ),
+    ] = "auto",
     shapes: p.Shapes = None,
     exclude: p.Exclude = None,
     include: p.Include = None,
@@ -91,6 +99,7 @@ def optimize(
         "samples": samples,
         "precision": precision,
         "method": method,
+        "smooth": smooth,
         "shapes": ranges,
         "exclude": tuple(exclude or ()),
         "include": tuple(include or ()),
@@ -165,6 +174,9 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
     parts = section(head)
     parts += section("Groups by kind", kinds_table(result.plan))
     parts += tables.heavy_section(result.heavy_ops(), width)
+    smoothing = tables.smooth_lines(result.trace)
+    if smoothing:
+        parts += section("SmoothQuant", *smoothing)
     if result.accuracy is not None:
         title = f"Accuracy against {result.plan.model.path}"
         parts += section(title, tables.accuracy_table(result.accuracy, width))

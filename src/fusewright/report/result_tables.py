@@ -89,6 +89,17 @@ def cost_table(seconds: Mapping[str, float], peak_bytes: int) -> Table:
     return table
 
 
+def smooth_lines(events: Iterable[Any]) -> list[str]:
+    """How many inputs of Linears were smoothed, and the others by sort of reason."""
+    found = [e for e in events if e.stage == "smooth" and e.name == "SmoothQuant"]
+    if not found:
+        return []
+    done = [event for event in found if event.what == "match"]
+    kept = Counter(without_names(e.detail) for e in found if e.what == "miss")
+    lines = [f"{len(done)} of {counted(len(found), 'input')} of quantized Linears smoothed"]
+    return lines + [f"left: {count}, {reason}" for reason, count in kept.most_common()]
+
+
 def undone_lines(events: Iterable[Any]) -> list[str]:
     """Rewrites that were taken back: stage, name and detail of each event."""
     return [f"{e.stage}: {e.name} changed the results and was undone: {e.detail}" for e in events]
