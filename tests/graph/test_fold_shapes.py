@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -228,8 +228,10 @@ LEFT = {
 }
 
 
-def _assert_same(proto: onnx.ModelProto, model: Model) -> None:
-    for sizes in SIZES:
+def _assert_same(
+    proto: onnx.ModelProto, model: Model, at: Sequence[Mapping[str, int]] = SIZES
+) -> None:
+    for sizes in at:
         assert_equal(proto, model, feed_of(proto, sizes, seed=1))
 
 
@@ -433,15 +435,20 @@ class _Drawn:
 STEPS = ("transpose", "merge", "cut", "double", "tail", "pad", "same", "scale", "widen")
 
 
+SIZE = st.fixed_dictionaries({"batch": st.integers(1, 6), "seq": st.integers(1, 9)})
+
+
 @settings(deadline=None, max_examples=40)
-@given(st.data())
-def test_any_layout_is_known_and_keeps_its_results(data: st.DataObject) -> None:
+@given(st.data(), st.lists(SIZE, min_size=2, max_size=2))
+def test_any_layout_is_known_and_keeps_its_results(
+    data: st.DataObject, sizes: list[dict[str, int]]
+) -> None:
     drawn = _Drawn(data)
     for step in data.draw(st.lists(st.sampled_from(STEPS), min_size=1, max_size=6)):
         getattr(drawn, step)()
     proto = drawn.net.proto(drawn.net.op("Cos", drawn.x))
-    assert_true(proto)
+    assert_true(proto, sizes)
     model, facts = found_in(proto)
     assert facts.shape(model.graph.outputs[0]) == tuple(drawn.shape)
     fold_shapes(model)
-    _assert_same(proto, model)
+    _assert_same(proto, model, sizes)
