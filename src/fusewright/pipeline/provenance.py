@@ -22,7 +22,7 @@ def stamp(
     `fusewright.plan` is the SHA-256 of the decisions, so that two files made by the same plan
     show it.
     """
-    decisions = [(g.kind, g.name, g.decision if g.apply else "off") for g in plan.groups]
+    decisions = [(g.kind, g.name, g.decision if g.apply else "off", g.smooth) for g in plan.groups]
     entries = {e.key: e.value for e in original.metadata_props if not e.key.startswith(PREFIX)}
     entries[f"{PREFIX}version"] = fusewright.__version__
     entries[f"{PREFIX}source"] = plan.model.fingerprint
@@ -31,6 +31,7 @@ def stamp(
     if options.precision != "fp32":
         entries[f"{PREFIX}method"] = options.method
         entries[f"{PREFIX}samples"] = str(samples)
+        entries[f"{PREFIX}smooth"] = str(options.smooth)
     del proto.metadata_props[:]
     for key, value in entries.items():
         proto.metadata_props.add(key=key, value=value)

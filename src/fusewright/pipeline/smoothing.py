@@ -63,12 +63,14 @@ def smooth(plan: Plan, job: Job) -> None:
         for site in found
         if isinstance(site, Smoothing)
     }
+    for skip in found:
+        if isinstance(skip, Skip):
+            job.trace.add("smooth", "miss", "SmoothQuant", skip.groups[0], skip.reason)
+    sites = [s for s in found if isinstance(s, Smoothing) and settings[s.source] != OFF]
+    if not sites:
+        return
     with job.trace.stage("smooth") as details:
-        sites = [s for s in found if isinstance(s, Smoothing) and settings[s.source] != OFF]
-        for skip in found:
-            if isinstance(skip, Skip):
-                job.trace.add("smooth", "miss", "SmoothQuant", skip.groups[0], skip.reason)
-        done = _smooth(plan, sites, settings, job) if sites else []
+        done = _smooth(plan, sites, settings, job)
         details.append(f"{len(done)} of {len(found)} inputs of quantized Linears")
         alphas = sorted({decision.alpha or 0.0 for decision in done})
         if alphas:

@@ -19,13 +19,10 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.walk import captured, is_constant, peek, producer
 from fusewright.plan.plan import Group, Plan, node_index
+from fusewright.quantize.absorb import Absorber, find_absorber, named
 from fusewright.quantize.channel_axis import SHAPE_READERS, behind, moves
 
 Slot = tuple[str, int]
-
-_NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
-# f(x/s) = f(x)/s for s > 0.
-_HOMOGENEOUS = frozenset({"Identity", "LeakyRelu", "PRelu", "Relu"})
 
 
 @dataclass(frozen=True)
@@ -99,15 +96,6 @@ class _Region:
     concats: dict[int, gs.Node] = field(default_factory=dict)
 
 
-@dataclass
-class _Absorber:
-    """The stored tensors that take 1/s, found going back from a tensor."""
-
-    node: gs.Node
-    slots: list[tuple[gs.Node, int]]
-    changed: list[gs.Tensor]
-
-
 def plan_smoothing(plan: Plan) -> list[Smoothing | Skip]:
     """Every tensor that quantized Linears read, as a place to smooth or with the reason why not.
 
@@ -152,20 +140,25 @@ def _source(tensor: gs.Tensor) -> gs.Tensor:
         node = producer(tensor)
         if node is None or not moves(node):
             return tensor
-        computed = [t for t in node.inputs if not is_constant(t)]
+        moved = node.inputs if node.op == "Concat" else node.inputs[:1]
+        computed = [t for t in moved if not is_constant(t)]
         if not computed:
-            return tensor
-        tensor = computed[0] if node.op == "Concat" else node.inputs[0]
+            return tensor  # rows of a stored table
+        tensor = computed[0]
 
 
 def _judge(source: gs.Tensor, readers: Sequence[_Reader], graph: _Graph) -> Smoothing | Skip:
     names = tuple(dict.fromkeys(reader.group.name for reader in readers))
     channels = int(readers[0].weight.shape[0])
-    found = _absorber(source, channels, graph) if channels > 1 else "has a single channel"
+    found = (
+        find_absorber(source, channels, graph.plan.model, graph.fixed)
+        if channels > 1
+        else "has a single channel"
+    )
     if isinstance(found, str):
         return Skip(source.name, names, found)
     region = _region(source, channels, graph)
-    reason = region if isinstance(region, str) else _shared_weight(region, found)
+    reason = region if isinstance(region, str) else _shared_weight(region, found, graph)
     if reason is not None or isinstance(region, str):
         return Skip(source.name, names, reason or "")
     inside = [tensor for tensor, _ in region.axes.values()]
@@ -183,73 +176,6 @@ def _judge(source: gs.Tensor, readers: Sequence[_Reader], graph: _Graph) -> Smoo
 
 def _unique(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
-
-
-def _absorber(tensor: gs.Tensor, channels: int, graph: _Graph) -> _Absorber | str:
-    """Goes back over activations and biases to what stores a factor per channel."""
-    slots: list[tuple[gs.Node, int]] = []
-    changed: list[gs.Tensor] = []
-    while True:
-        node = producer(tensor)
-        reason = _refusal(node, tensor)
-        if node is None or reason is not None or graph.is_frozen(node):
-            return reason or f"behind the custom operator in front of {_named(node)}"
-        changed.append(tensor)
-        own = _stored_slots(node, channels)
-        slots += [(node, slot) for slot in own]
-        if own and node.op != "Add":
-            wrong = _unfit(node, own)
-            return wrong or _Absorber(node, slots, changed)
-        if node.op in _HOMOGENEOUS:
-            tensor = node.inputs[0]
-        elif node.op == "Add" and len(own) == 1:
-            tensor = node.inputs[1 - own[0]]
-        else:
-            return f"behind {_named(node)}, which stores no factor per channel"
-        if len(tensor.outputs) != 1 or id(tensor) in graph.fixed:
-            return f"'{tensor.name}' in front of {_named(node)} is read elsewhere too"
-
-
-def _refusal(node: gs.Node | None, tensor: gs.Tensor) -> str | None:
-    if node is None:
-        return f"reads '{tensor.name}', an input of the model"
-    if node.op == "MatMul" and not is_constant(node.inputs[1]):
-        return f"behind {_named(node)} of two computed tensors (attention's v is not smoothed)"
-    if node.op in ("Gelu", "Sigmoid", "Tanh", "Erf", "Swish", "HardSwish"):
-        return f"behind {_named(node)}, which is not positively homogeneous"
-    return None
-
-
-def _stored_slots(node: gs.Node, channels: int) -> list[int]:
-    """Inputs of the node that can be divided by s instead of its output."""
-    if node.domain is not None:
-        return []
-    if node.op in _NORMS:
-        return [i for i in (1, 2) if i < len(node.inputs) and not node.inputs[i].is_empty()]
-    if node.op == "MatMul":
-        return [1] if is_constant(node.inputs[1]) else []
-    if node.op not in ("Add", "Mul"):
-        return []
-    # A single number (GELU's ½) is left alone: as a vector, no pattern would know it any more.
-    vectors = [i for i, t in enumerate(node.inputs) if is_constant(t) and _ends_in(t, channels)]
-    return vectors if len(vectors) == 1 else []
-
-
-def _ends_in(tensor: gs.Tensor, channels: int) -> bool:
-    return bool(tensor.shape) and int(tensor.shape[-1]) == channels
-
-
-def _unfit(node: gs.Node, slots: Sequence[int]) -> str | None:
-    """Why the stored tensors cannot be changed, or None where they can."""
-    for slot in slots:
-        tensor = node.inputs[slot]
-        if not is_constant(tensor):
-            return f"the scale of {_named(node)} is computed"
-        if np.dtype(tensor.dtype) != np.float32:
-            return f"'{tensor.name}' of {_named(node)} is {np.dtype(tensor.dtype)}"
-        if node.op == "MatMul" and len(tensor.outputs) > 1:
-            return f"the weight '{tensor.name}' of {_named(node)} is read elsewhere too"
-    return None
 
 
 def _region(source: gs.Tensor, channels: int, graph: _Graph) -> _Region | str:
@@ -282,14 +208,14 @@ def _step(
     """What reads `tensor`: a quantized Linear, a mover (the axis behind it), or what stops it."""
     reader = graph.readers.get(id(node))
     if reader is not None and node.inputs[0] is tensor:
-        return reader if axis == 1 else f"{_named(node)} reads the channels on another axis"
+        return reader if axis == 1 else f"{named(node)} reads the channels on another axis"
     if node.op in SHAPE_READERS:
         return 0
     data = node.inputs if node.op == "Concat" else node.inputs[:1]
     if not moves(node) or not any(t is tensor for t in data) or graph.is_frozen(node):
-        return f"is read by {_named(node)} too, which is no quantized Linear"
+        return f"is read by {named(node)} too, which is no quantized Linear"
     found = behind(node, axis, channels, graph.opset)
-    return f"{_named(node)} {found}" if isinstance(found, str) else found
+    return f"{named(node)} {found}" if isinstance(found, str) else found
 
 
 def _torn(region: _Region) -> str | None:
@@ -298,22 +224,20 @@ def _torn(region: _Region) -> str | None:
         for tensor in node.inputs:
             zeros = is_constant(tensor) and not np.any(peek(tensor))
             if id(tensor) not in region.axes and not zeros:
-                return f"{_named(node)} adds other values ('{tensor.name}')"
+                return f"{named(node)} adds other values ('{tensor.name}')"
     return None
 
 
-def _shared_weight(region: _Region, absorber: _Absorber) -> str | None:
+def _shared_weight(region: _Region, absorber: Absorber, graph: _Graph) -> str | None:
     """A weight that is also read by a node outside, which would be changed with it."""
     inside = {id(reader.node) for reader in region.readers}
     for reader in region.readers:
+        if id(reader.weight) in graph.fixed:
+            return f"the weight '{reader.weight.name}' is an output of the model"
         for other in reader.weight.outputs:
             if id(other) not in inside:
-                return f"the weight '{reader.weight.name}' is read by {_named(other)} too"
+                return f"the weight '{reader.weight.name}' is read by {named(other)} too"
     widths = {int(reader.weight.shape[0]) for reader in region.readers}
     if len(widths) > 1:
-        return f"{_named(absorber.node)} feeds Linears of {sorted(widths)} input channels"
+        return f"{named(absorber.node)} feeds Linears of {sorted(widths)} input channels"
     return None
-
-
-def _named(node: gs.Node) -> str:
-    return f"{node.op} '{node.name}'"

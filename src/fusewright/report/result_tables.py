@@ -91,9 +91,10 @@ def cost_table(seconds: Mapping[str, float], peak_bytes: int) -> Table:
 
 def smooth_lines(events: Iterable[Any]) -> list[str]:
     """How many inputs of Linears were smoothed, and the others by sort of reason."""
-    found = [e for e in events if e.stage == "smooth" and e.name == "SmoothQuant"]
-    if not found:
-        return []
+    events = [event for event in events if event.stage == "smooth"]
+    if not any(event.what == "pass" for event in events):
+        return []  # there was no place for it, or it is off
+    found = [event for event in events if event.name == "SmoothQuant"]
     done = [event for event in found if event.what == "match"]
     kept = Counter(without_names(e.detail) for e in found if e.what == "miss")
     lines = [f"{len(done)} of {counted(len(found), 'input')} of quantized Linears smoothed"]
