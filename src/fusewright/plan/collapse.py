@@ -171,6 +171,8 @@ def _region(group: Group, by_name: dict[str, gs.Node], outputs: set[int]) -> _Re
                 found[id(tensor)] = tensor
     order = {name: i for i, name in enumerate((*group.inputs, *group.parameters.values()))}
     inputs = sorted(found.values(), key=lambda t: order.get(_origin_name(t), len(order)))
+    place = {name: i for i, name in enumerate(group.outputs)}
+    written.sort(key=lambda t: place.get(t.name, len(place)))  # q, k, v however the file has them
     return _Region(nodes, inputs, written, interior)
 
 
