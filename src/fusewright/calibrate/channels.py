@@ -100,7 +100,7 @@ class ChannelObserver:
         if not array.size:
             return
         rows = np.ascontiguousarray(array, np.float32).reshape(-1, array.shape[-1])
-        peaks = np.maximum(rows.max(axis=0), -rows.min(axis=0))
+        peaks = np.abs(np.maximum(rows.max(axis=0), -rows.min(axis=0)))  # no -0
         if not np.isfinite(peaks).all():
             raise DataError(f"tensor {name!r} holds NaN or Inf while the model runs on this sample")
         hashes = _hashes(rows) if self.limit else np.zeros(0, np.uint64)
