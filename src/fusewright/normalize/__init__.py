@@ -17,6 +17,7 @@ from fusewright.normalize import (
     layernorm,
     leftovers,
     linear,
+    nan_guard,
     onnx_attention,
     padding,
     pooling,
@@ -48,6 +49,7 @@ RULES: tuple[Rule, ...] = (
     *padding.RULES,
     *fold.RULES,
     *pooling.RULES,
+    *nan_guard.RULES,
     *attention.RULES,
     *window.RULES,
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from fusewright.errors import ModelError, VerifyError
+from fusewright.errors import DataError, ModelError, VerifyError
 from fusewright.pipeline.trace import Trace
 from fusewright.verify import Comparison, Reference, compare_by_regions
 
@@ -59,7 +59,7 @@ class Proof:
                 comparison = compare_by_regions(before, after, self.regions_in)
             else:
                 comparison = self.reference.compare(after)
-        except ModelError as error:
+        except (DataError, ModelError) as error:
             self.trace.add(stage, "proof", name, detail=f"failed: {error}")
             return False
         worst = comparison.worst
