@@ -70,8 +70,45 @@ def test_both_exporters_give_the_golden_placement(
         texts[exporter] = canonical(plan)
     first, second = texts.values()
     assert first == second
+    assert_golden(name, first)
+
+
+# The residual stream is float, every Linear and attention INT8; each LayerNorm's output has a pair
+# but for Swin's first, which starts the residual stream, and its last, which is pooled.
+TRAINED = {
+    "digits_vit": {
+        "MHAInProjection": 4,
+        "ScaledDotProductAttention": 4,
+        "LayerNorm": 9,
+        "LinearAct": 4,
+        "ConvBN": 1,
+        "Linear": 9,
+    },
+    "digits_swin": {
+        "MHAInProjection": 4,
+        "SwinWindowPartition": 4,
+        "SwinWindowReverse": 4,
+        "SwinAttention": 4,
+        "LayerNorm": 11,
+        "LinearAct": 4,
+        "ConvBN": 1,
+        "Linear": 10,
+        "AdaptiveAvgPool": 1,
+    },
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_trained_transformers_have_the_golden_placement(name: str) -> None:
+    plan = fusewright.inspect(ROOT / "models" / f"{name}.onnx")
+    assert plan.counts() == TRAINED[name]
+    assert plan.unclaimed == []
+    assert_golden(name, canonical(plan))
+
+
+def assert_golden(name: str, lines: list[str]) -> None:
     golden = GOLDEN / f"{name}.txt"
     if os.environ.get("FUSEWRIGHT_GOLDEN") == "write":
         golden.parent.mkdir(exist_ok=True)
-        golden.write_text("\n".join(first) + "\n", encoding="utf-8")
-    assert first == golden.read_text(encoding="utf-8").splitlines()
+        golden.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert lines == golden.read_text(encoding="utf-8").splitlines()
