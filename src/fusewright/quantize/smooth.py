@@ -92,7 +92,6 @@ class _Region:
     """The tensors between a producer and the Linears it feeds: id → (tensor, channel axis)."""
 
     axes: dict[int, tuple[gs.Tensor, int]] = field(default_factory=dict)
-    readers: list[_Reader] = field(default_factory=list)
     concats: dict[int, gs.Node] = field(default_factory=dict)
 
 
@@ -158,7 +157,7 @@ def _judge(source: gs.Tensor, readers: Sequence[_Reader], graph: _Graph) -> Smoo
     if isinstance(found, str):
         return Skip(source.name, names, found)
     region = _region(source, channels, graph)
-    reason = region if isinstance(region, str) else _shared_weight(region, found, graph)
+    reason = region if isinstance(region, str) else _shared_weight(readers, found, graph)
     if reason is not None or isinstance(region, str):
         return Skip(source.name, names, reason or "")
     inside = [tensor for tensor, _ in region.axes.values()]
@@ -166,9 +165,9 @@ def _judge(source: gs.Tensor, readers: Sequence[_Reader], graph: _Graph) -> Smoo
         producer=found.node.name,
         source=source.name,
         divided=tuple((node.name, slot) for node, slot in found.slots),
-        weights=_unique(reader.weight.name for reader in region.readers),
-        groups=_unique(reader.group.name for reader in region.readers),
-        observe=_unique(reader.node.inputs[0].name for reader in region.readers),
+        weights=_unique(reader.weight.name for reader in readers),
+        groups=_unique(reader.group.name for reader in readers),
+        observe=_unique(reader.node.inputs[0].name for reader in readers),
         changed=_unique(t.name for t in (*found.changed, *inside)),
         channels=channels,
     )
@@ -192,9 +191,7 @@ def _region(source: gs.Tensor, channels: int, graph: _Graph) -> _Region | str:
             found = _step(node, tensor, axis, channels, graph)
             if isinstance(found, str):
                 return found
-            if isinstance(found, _Reader):
-                region.readers.append(found)
-            elif found:
+            if found:
                 new = [t for t in node.outputs if id(t) not in region.axes]
                 waiting += [(t, found) for t in new]
                 if node.op == "Concat":
@@ -202,13 +199,10 @@ def _region(source: gs.Tensor, channels: int, graph: _Graph) -> _Region | str:
     return _torn(region) or region
 
 
-def _step(
-    node: gs.Node, tensor: gs.Tensor, axis: int, channels: int, graph: _Graph
-) -> _Reader | int | str:
-    """What reads `tensor`: a quantized Linear, a mover (the axis behind it), or what stops it."""
-    reader = graph.readers.get(id(node))
-    if reader is not None and node.inputs[0] is tensor:
-        return reader if axis == 1 else f"{named(node)} reads the channels on another axis"
+def _step(node: gs.Node, tensor: gs.Tensor, axis: int, channels: int, graph: _Graph) -> int | str:
+    """The channel axis behind a mover that reads `tensor`; 0 where it ends; or what stops it."""
+    if id(node) in graph.readers and node.inputs[0] is tensor:
+        return 0 if axis == 1 else f"{named(node)} reads the channels on another axis"
     if node.op in SHAPE_READERS:
         return 0
     data = node.inputs if node.op == "Concat" else node.inputs[:1]
@@ -228,16 +222,16 @@ def _torn(region: _Region) -> str | None:
     return None
 
 
-def _shared_weight(region: _Region, absorber: Absorber, graph: _Graph) -> str | None:
+def _shared_weight(readers: Sequence[_Reader], absorber: Absorber, graph: _Graph) -> str | None:
     """A weight that is also read by a node outside, which would be changed with it."""
-    inside = {id(reader.node) for reader in region.readers}
-    for reader in region.readers:
+    inside = {id(reader.node) for reader in readers}
+    for reader in readers:
         if id(reader.weight) in graph.fixed:
             return f"the weight '{reader.weight.name}' is an output of the model"
         for other in reader.weight.outputs:
             if id(other) not in inside:
                 return f"the weight '{reader.weight.name}' is read by {named(other)} too"
-    widths = {int(reader.weight.shape[0]) for reader in region.readers}
+    widths = {int(reader.weight.shape[0]) for reader in readers}
     if len(widths) > 1:
         return f"{named(absorber.node)} feeds Linears of {sorted(widths)} input channels"
     return None
