@@ -54,7 +54,7 @@ def core(match: Match, details: dict[str, Any]) -> Finding:
         parameters={n: t for n, t in stored.items() if t.shape},
         outputs=(match.output,),
         to_quantize=frozenset(i for i, is_input in enumerate(direct) if is_input),
-        fixed=(FixedPair(match.root.name, 0, _PROBABILITY),),
+        fixed=(FixedPair(match.named["attend"].name, 0, _PROBABILITY),),
         interior=tuple(Slot(scores.name, i) for i in (0, 1) if not direct[i]),
         details=details,
     )

@@ -90,7 +90,9 @@ def _probabilities() -> Pattern:
     )
 
 
-CORE = op("MatMul", _probabilities(), var("v"), name="attend")
+_ATTEND = op("MatMul", _probabilities(), var("v"), name="attend")
+# Rows that are masked out wholly may be set to zero behind the product.
+CORE = one_of(op("Where", extra("rows"), _ATTEND, number(0.0)), _ATTEND)
 
 
 def softmax_axis(match: Match) -> str | None:

@@ -147,6 +147,8 @@ def impossible(
 
 def _attention(group: Group, target: Target, largest: Mapping[str, int]) -> str | None:
     """Why the target does not run this attention fused in INT8, or None where it does."""
+    if "IsNaN" in group.ops:
+        return f"a NaN guard between Softmax and v: {target.name} does not fuse attention around it"
     (head_size,) = resolve([group.details["head_size"]], largest)
     if head_size not in target.int8_head_sizes:
         sizes = ", ".join(map(str, target.int8_head_sizes))

@@ -67,7 +67,7 @@ def plan_balance(plan: Plan) -> list[Balance]:
     found = []
     for group in plan.groups:
         if group.is_quantized and group.fixed and _NORMALIZED.isdisjoint(group.ops):
-            match = matcher.at(nodes[group.fixed[0].node])
+            match = matcher.at(nodes[group.members[-1]])
             balance = None if match is None else _balance(group, Attention(match, scene), plan)
             if balance is not None:
                 found.append(balance)
