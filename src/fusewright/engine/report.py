@@ -165,6 +165,8 @@ def _operand_dtype(kernel: Kernel) -> str:
 
 
 def _second_operand(kernel: Kernel) -> tuple[TensorType, ...]:
+    if _FUSED_ATTENTION in kernel.name:
+        return kernel.inputs[1:2]  # k; a mask or position bias is a constant, and stays float
     # A weight that is dequantized by a kernel of its own arrives as the second input, and then
     # the largest constant is the bias, [1, C, 1, 1] or [1, N]. A fused skip is also an input.
     constants = [t for t in kernel.constants if len(t.shape) > 1]
