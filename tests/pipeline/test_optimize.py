@@ -105,8 +105,9 @@ def test_provenance(model: Path) -> None:
     found = {p.key: p.value for p in result.model.metadata_props}
     assert set(found) == {
         f"fusewright.{key}"
-        for key in ("version", "source", "plan", "precision", "method", "samples")
+        for key in ("version", "source", "plan", "precision", "method", "samples", "smooth")
     }
+    assert found["fusewright.smooth"] == "auto"
     assert found["fusewright.version"] == fusewright.__version__
     assert found["fusewright.method"] == "minmax"
     assert found["fusewright.samples"] == "6"
@@ -130,7 +131,9 @@ def test_trace_has_everything_in_order(model: Path) -> None:
     passes = [e.stage for e in result.trace if e.what == "pass" and e.name == ""]
     assert passes == STAGES
     assert [*result.trace.seconds] == STAGES
-    order = [STAGES.index(e.stage) for e in result.trace]
+    # Why the head is not smoothed is said, though the stage has nothing to do.
+    stages = [*STAGES[:5], "smooth", *STAGES[5:]]
+    order = [stages.index(e.stage) for e in result.trace]
     assert order == sorted(order)
     matches = [
         (e.name, e.where) for e in result.trace if e.stage == "recognise" and e.what == "match"
