@@ -124,7 +124,7 @@ STEPS: dict[str, Row] = {
         stored=1,
     ),
     "mask of windows": Row(_window_mask, "MatMul Reshape Add Softmax", stored=1),
-    "NaN guard": Row(scaled, "MatMul Softmax IsNaN Where", _without_nan),
+    "NaN guard": Row(scaled, "MatMul Softmax", _without_nan),
     "Cast around the Softmax": Row(
         lambda n, y: _half(n, scaled(n, y)), "MatMul Cast Softmax", _float
     ),

@@ -58,7 +58,7 @@ SPELLINGS = {
     "3-D, dynamic sequence": (_attention(inputs=FLAT | {"queries": "s", "keys": "t"}), _PARTS),
     "float mask": (_attention((5, 6)), f"{CORE} Add"),
     "float mask per head": (_attention(("n", HEADS, 5, 6)), f"{CORE} Add"),
-    "boolean mask": (_attention(("n", 1, 5, 6), np.bool_), f"{CORE} Add IsNaN Where Where"),
+    "boolean mask": (_attention(("n", 1, 5, 6), np.bool_), f"{CORE} Add Where Cast ReduceMax Cast Where"),
     "stored boolean mask": (_attention("stored"), f"{CORE} Add"),
     "causal": (_attention(is_causal=1, inputs={"keys": 5}), f"{CORE} Add"),
     "causal, more keys": (_attention(is_causal=1), f"{CORE} Add"),
