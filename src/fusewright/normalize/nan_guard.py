@@ -80,13 +80,16 @@ def _guard_behind(match: Match, edit: Edit) -> str | None:
     fills = [scalar(t) for t in choice.inputs[1:]]
     if sorted(map(str, fills)) != ["-inf", "0.0"]:
         return f"a mask of {fills[0]} and {fills[1]}"
+    softmax, added, attend = (match.named[n] for n in ("softmax", "added", "attend"))
+    scores = next(t for t in added.inputs if t is not mask)
+    if (reason := _may_be_empty(scores)) is not None:
+        # A row may be emptied by two masks of which neither does so alone.
+        return f"in front of the mask {reason}"
     lowest = edit.constant(f"{mask.name}_lowest", np.array(np.finfo(mask.dtype).min, mask.dtype))
     kept = choice.inputs[0]
     chosen = [lowest if fill else t for fill, t in zip(fills, choice.inputs[1:], strict=True)]
     finite = edit.node("Where", [kept, *chosen], f"{choice.name}_finite")
     finite.outputs[0].shape, finite.outputs[0].dtype = mask.shape, mask.dtype
-    softmax, added, attend = (match.named[n] for n in ("softmax", "added", "attend"))
-    scores = next(t for t in added.inputs if t is not mask)
     new_added = edit.node("Add", [scores, finite.outputs[0]], added.name)
     new_softmax = edit.node("Softmax", [new_added.outputs[0]], softmax.name, softmax.attrs)
     product = edit.node("MatMul", [new_softmax.outputs[0], match.tensors["v"]], attend.name)
