@@ -20,14 +20,17 @@ from attending import (
     Step,
     as_it_is,
     assert_collapses,
+    attend,
     found_in,
     group_of,
     kinds,
     linear,
+    merged,
     proto_of,
     scaled,
     self_attention,
     split_heads,
+    three_linears,
     tokens,
     whole,
 )
@@ -164,6 +167,26 @@ def test_step(name: str) -> None:
     assert " ".join(core.ops) == row.ops
     assert (len(core.inputs), len(core.parameters)) == (row.inputs, row.stored)
     assert core.inputs_to_quantize == (0, 1, 2)
+    assert_collapses(proto, plan)
+
+
+def test_rows_that_are_zeroed_behind_the_product() -> None:
+    """Where the guard of a mask of -Inf was moved to."""
+
+    def build(net: Net) -> str:
+        rows = net.input("rows", BATCH, 1, TOKENS, 1, dtype=bool)
+        y = attend(net, three_linears(net, tokens(net)))
+        return merged(net, net.op("Where", rows, y, np.float32(0)))
+
+    proto = proto_of(build)
+    plan, _ = found_in(proto)
+    assert kinds(plan) == SELF
+    core = group_of(plan, "ScaledDotProductAttention")
+    assert core.ops[-1] == "Where"
+    assert core.inputs[3:] == ("rows",)
+    (pair,) = core.fixed
+    assert (pair.node in core.members, pair.slot) == (True, 0)
+    assert pair.node != core.members[-1], "the Softmax is read by the product"
     assert_collapses(proto, plan)
 
 

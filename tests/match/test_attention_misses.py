@@ -182,6 +182,23 @@ def _mixed_heads(net: Net) -> str:
     return net.op("Flatten", y)
 
 
+def _past(net: Net) -> str:
+    """A decoder's cache."""
+    o = _operands(net)
+    k = net.op("Concat", net.input("past_k", BATCH, HEADS, SIZE, 3), o.k, axis=3)
+    v = net.op("Concat", net.input("past_v", BATCH, HEADS, 3, SIZE), o.v, axis=2)
+    return whole(net, Operands(o.q, k, v))
+
+
+def _turned(net: Net, x: str) -> str:
+    """y·cos + rotated(y)·sin."""
+    y = split_heads(net, linear(net, x))
+    halves = net.op("Split", y, [SIZE // 2] * 2, outputs=2, axis=-1)
+    rotated = net.op("Concat", net.op("Neg", halves[1]), halves[0], axis=-1)
+    parts = (net.op("Mul", part, net.draw(TOKENS, SIZE)) for part in (y, rotated))
+    return net.op("Add", *parts)
+
+
 # A core, whose projection is none.
 PROJECTIONS: dict[str, Row] = {
     "a norm of q": Row(
@@ -198,8 +215,10 @@ PROJECTIONS: dict[str, Row] = {
     ),
     "q from two tensors": Row(
         _with(q=lambda n, x: _joined(n, linear(n, x), n.input("class", BATCH, 1, WIDTH))),
-        "not from a Linear through layout alone",
+        "found q from 2 tensors, not from a Linear through layout alone",
     ),
+    "k and v behind those of earlier steps": Row(_past, "found k from 2 tensors"),
+    "rotary positions": Row(_with(q=lambda n, x: _turned(n, x)), "found q from Add 'Add_"),
     "a bias of one element": Row(
         _with(q=lambda n, x: split_heads(n, n.op("Add", n.op("MatMul", x, _matrix(n)), 0.5))),
         "found q from Add 'Add_",

@@ -141,6 +141,26 @@ def _cross(net: Net) -> str:
     return whole(net, three_linears(net, tokens(net), tokens(net, length=MEMORY, name="memory")))
 
 
+def _class_token(net: Net) -> str:
+    """CaiT: the query is the first token alone."""
+    x = tokens(net)
+    return whole(net, three_linears(net, net.op("Slice", x, [0], [1], [1]), x))
+
+
+def _first_query(net: Net) -> str:
+    """As above, cut behind the projection."""
+    o = three_linears(net, tokens(net))
+    return whole(net, Operands(net.op("Slice", o.q, [0], [1], [2]), o.k, o.v))
+
+
+def _shared(net: Net, *, values: bool) -> str:
+    """Reformer: q and k of one Linear; with `values` v too."""
+    x = tokens(net)
+    q = split_heads(net, linear(net, x))
+    v = q if values else split_heads(net, linear(net, x))
+    return whole(net, Operands(q, _turned(net, q), v))
+
+
 def _dynamic(batch: int | str, length: int | str) -> Build:
     return lambda net: whole(net, three_linears(net, tokens(net, batch, length)))
 
@@ -160,6 +180,10 @@ LAYOUTS: dict[str, Build] = {
     "rank 5": _windows,
     "k turned between Reshapes (dynamo)": _keys_by_reshape,
     "one head, no layout": _one_head,
+    "the first token's query": _class_token,
+    "the first token's query, cut late": _first_query,
+    "q and k are one": lambda n: _shared(n, values=False),
+    "q, k and v are one": lambda n: _shared(n, values=True),
     "dynamic batch": _dynamic("batch", TOKENS),
     "dynamic sequence": _dynamic(BATCH, "length"),
     "dynamic batch and sequence": _dynamic("batch", "length"),
@@ -170,6 +194,8 @@ SIZES = {
     "cross attention, k and v packed": (HEADS, SIZE, [TOKENS, MEMORY]),
     "grouped query": (2 * HEADS, SIZE, [TOKENS]),
     "one head, no layout": (1, WIDTH, [TOKENS]),
+    "the first token's query": (HEADS, SIZE, [1, TOKENS]),
+    "the first token's query, cut late": (HEADS, SIZE, [1, TOKENS]),
     "dynamic sequence": (HEADS, SIZE, ["length"]),
     "dynamic batch and sequence": (HEADS, SIZE, ["length"]),
 }

@@ -7,7 +7,7 @@ reads: that is what makes a projection, not its operators.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -273,9 +273,7 @@ def _find_projection(attention: Attention) -> Projection | str:
         sources = region_behind([operand], scene.opset).sources
         linear = linear_at(sources[0], scene.outputs) if len(sources) == 1 else None
         if linear is None:
-            maker = producer(sources[0])
-            found = "an input" if maker is None else f"{maker.op} '{maker.name}'"
-            return f"{name} from {found}, not from a Linear through layout alone"
+            return f"{name} from {_named(sources)}, not from a Linear through layout alone"
         linears.setdefault(id(linear.output), linear)
         owners.append(list(linears).index(id(linear.output)))
     leak = layout.leaks(core, scene.outputs) or _leak(linears.values(), layout, core, scene)
@@ -286,6 +284,13 @@ def _find_projection(attention: Attention) -> Projection | str:
         return columns
     heads = len({row.tobytes() for row in columns[0]})
     return Projection(tuple(linears.values()), layout, heads, tuple(owners), columns)
+
+
+def _named(sources: Sequence[gs.Tensor]) -> str:
+    if len(sources) > 1:
+        return f"{len(sources)} tensors"
+    maker = producer(sources[0])
+    return "an input" if maker is None else f"{maker.op} '{maker.name}'"
 
 
 def _leak(
