@@ -117,6 +117,15 @@ def _normalized(net: Net) -> str:
     return net.op("Div", x, net.op("Expand", length, net.op("Shape", x)))
 
 
+def _mask_of_nothing(net: Net, last: str = "Add") -> str:
+    """transformers' mask of a ViT: expanded over the batch, chosen, and added to scores."""
+    x = _images(net)
+    target = _shape(net, _size(net, x, 0), 1, 8, 12)
+    kept = net.op("Expand", net.store(np.ones((1, 1, 8, 1), np.bool_), dtype=None), target)
+    mask = net.op("Where", kept, 0.0, -1.0)
+    return net.op(last, x, mask) if last == "Add" else net.op("Concat", x, mask, axis=1)
+
+
 FOLDED = {
     "windows": Row(_windows, "Relu Reshape Transpose Reshape"),
     "heads, batch and sequence open": Row(_heads, "Relu Reshape Transpose"),
@@ -135,6 +144,7 @@ FOLDED = {
         _same_shape_twice, "Relu Shape Gather Unsqueeze Concat Expand Expand Concat"
     ),
     "Expand that Div does": Row(_normalized, "Relu ReduceL2 Div"),
+    "Expand that the Add behind Where does": Row(_mask_of_nothing, "Relu Where Add"),
     "Reshape to the same": Row(
         lambda net: net.op("Exp", net.op("Reshape", x := _tokens(net), net.op("Shape", x))),
         "Relu Exp",
@@ -214,6 +224,10 @@ LEFT = {
         lambda net: net.op(
             "Exp", net.op("Expand", net.draw(1, 1, 12), net.op("Shape", _tokens(net)))
         )
+    ),
+    "an Expand that is a Where's to the end": Row(
+        lambda net: _mask_of_nothing(net, "Concat"),
+        "Relu Shape Gather Unsqueeze Concat Expand Where Concat",
     ),
     "a Transpose": Row(lambda net: net.op("Transpose", _tokens(net), perm=[0, 2, 1])),
     "a shape that is an output": Row(

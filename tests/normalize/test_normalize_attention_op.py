@@ -10,6 +10,7 @@ from rewriting import Row, assert_left_alone, assert_rewritten, by_rule
 HEADS, SIZE = 3, 4
 CORE = "Mul Transpose MatMul Softmax MatMul"
 SPLIT = "Reshape Transpose"
+ROWS = "Where Cast ReduceMax Cast Where"
 
 
 def _inputs(
@@ -58,7 +59,7 @@ SPELLINGS = {
     "3-D, dynamic sequence": (_attention(inputs=FLAT | {"queries": "s", "keys": "t"}), _PARTS),
     "float mask": (_attention((5, 6)), f"{CORE} Add"),
     "float mask per head": (_attention(("n", HEADS, 5, 6)), f"{CORE} Add"),
-    "boolean mask": (_attention(("n", 1, 5, 6), np.bool_), f"{CORE} Add Where Cast ReduceMax Cast Where"),
+    "boolean mask": (_attention(("n", 1, 5, 6), np.bool_), f"{CORE} Add {ROWS}"),
     "stored boolean mask": (_attention("stored"), f"{CORE} Add"),
     "causal": (_attention(is_causal=1, inputs={"keys": 5}), f"{CORE} Add"),
     "causal, more keys": (_attention(is_causal=1), f"{CORE} Add"),
@@ -74,6 +75,36 @@ SPELLINGS = {
         f"{_PARTS} Transpose Expand Expand Reshape Reshape Unsqueeze Unsqueeze",
     ),
 }
+
+
+def _expanded(value: np.ndarray):
+    """The mask as PyTorch's dynamo exporter writes it, enlarged by the batch alone."""
+
+    def build(net: Net) -> str:
+        operands = _inputs(net)
+        batch = net.op("Shape", operands[0], start=0, end=1)
+        target = net.op("Concat", batch, [1], [5], [6], axis=0)
+        mask = net.op("Expand", net.store(value, dtype=None), target)
+        return net.op("Attention", *operands, mask)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(np.ones((1, 1, 5, 1), np.bool_), CORE, id="nothing masked"),
+        pytest.param(np.tri(5, 6, dtype=np.bool_)[None, None], f"{CORE} Add", id="a triangle"),
+        pytest.param(np.zeros((5, 1), np.float32), CORE, id="zeros"),
+        pytest.param(np.eye(5, 6, dtype=np.float32), f"{CORE} Add", id="numbers"),
+    ],
+)
+def test_a_mask_that_the_batch_enlarges_is_a_stored_one(value: np.ndarray, expected: str) -> None:
+    net = Net(23)
+    proto = net.proto(_expanded(value)(net))
+    model = as_model(proto, clean=True)
+    assert _sorted(ops(model)) == _sorted(expected), ops(model)
+    assert_equal(proto, model)
 
 
 def _sorted(text: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Identity, Dropout, a Pad by zero, a Sum of two."""
+"""Identity, Dropout, a Pad by zero, zeros added, a Sum of two."""
 
 from __future__ import annotations
 
@@ -118,11 +118,42 @@ NO_SUM = {
         lambda n: n.op("Sum", _x(n), n.op("Relu", "x"), n.op("Neg", "x")), "expected 2 inputs"
     ),
 }
-_ROWS = {"Identity": IDENTITY, "Dropout": DROPOUT, "Pad": ZERO_PAD, "Sum": SUM}
+
+
+def _plus(*sizes: int, value: float = 0.0, x: tuple[int | str, ...] = (2, 4, 5, 6)):
+    stored = np.full(sizes, value, np.float32)
+    return lambda n: n.op("Relu", n.op("Add", n.input("x", *x), stored))
+
+
+ZEROS = {
+    "a number": Row(_plus(), "Relu"),
+    "a vector": Row(_plus(6), "Relu"),
+    "a mask": Row(_plus(1, 1, 5, 6), "Relu"),
+    "the batch is open": Row(_plus(1, 1, 5, 1, x=("n", 4, 5, 6)), "Relu"),
+    "on the left": Row(lambda n: n.op("Relu", n.op("Add", np.zeros(6, np.float32), _x(n))), "Relu"),
+    "names an output": Row(lambda n: n.op("Add", n.op("Relu", _x(n)), [0.0]), "Relu"),
+}
+
+NO_ZEROS = {
+    "one that is not": Row(
+        lambda n: n.op("Add", _x(n), np.array([0, 0, 0, 0, 0, 1e-30], np.float32)), "it adds"
+    ),
+    "a higher rank": Row(_plus(1, 1, 1, 1, 1), "it may enlarge"),
+    "a larger axis": Row(_plus(5, 6, x=(2, 4, 1, 6)), "it may enlarge"),
+    "an open axis": Row(_plus(2, 6, x=(2, 4, "n", 6)), "it may enlarge"),
+}
+_ROWS = {
+    "Identity": IDENTITY,
+    "Dropout": DROPOUT,
+    "Pad": ZERO_PAD,
+    "Add": ZEROS,
+    "Sum": SUM,
+}
 _NEAR_MISSES = {
     "Identity": NO_IDENTITY,
     "Dropout": NO_DROPOUT,
     "ZeroPad": NO_ZERO_PAD,
+    "AddedZeros": NO_ZEROS,
     "SumOfTwo": NO_SUM,
 }
 

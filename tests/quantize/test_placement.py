@@ -304,6 +304,16 @@ def test_grouped_convolution_gets_nothing_at_all() -> None:
     assert len(placement.weights) == 2
 
 
+def test_who_asks_for_the_shape_alone_holds_no_pair() -> None:
+    """onnxslim reads the batch off one of the results of the Split into q, k and v."""
+    net = Net()
+    x = _stem(net)
+    parts = net.op("Split", x, [4, 4], outputs=2, axis=1)
+    branches = [net.conv(part, 4, 4, 1) for part in parts]
+    placement = placed(net, *branches, net.op("Shape", parts[1]))
+    assert set(scales(placement)) == {"x", x}
+
+
 @pytest.mark.parametrize(("group", "quantizes"), [(2, True), (4, False), (8, False)])
 def test_grouped_convolution_by_channels_per_group(group: int, quantizes: bool) -> None:
     net = Net()

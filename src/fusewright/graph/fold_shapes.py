@@ -23,7 +23,7 @@ from fusewright.graph.dims import Dim, Shape
 from fusewright.graph.edit import Names, bypass, redirect, sweep
 from fusewright.graph.facts import Facts, Values, kind_of
 from fusewright.graph.model import Model
-from fusewright.graph.symbolic import propagate, write_shapes
+from fusewright.graph.symbolic import propagate, write_shape, write_shapes
 from fusewright.graph.symbolic_layers import broadcast
 from fusewright.graph.walk import STANDARD_DOMAINS, input_at, is_constant, producer
 
@@ -58,7 +58,7 @@ def _fold_shapes(model: Model) -> int:
 
 
 _SHAPERS = ("Expand", "Reshape", "Slice", "Transpose")
-_BROADCASTING = ("Add", "And", "Div", "Equal", "Mul", "Or", "Pow", "Sub", "Where")
+_BROADCASTING = ("Add", "And", "Cast", "Div", "Equal", "Mul", "Not", "Or", "Pow", "Sub", "Where")
 
 
 class _Fold:
@@ -165,20 +165,31 @@ class _Fold:
         return True
 
     def _is_implied(self, node: gs.Node) -> bool:
-        """Whether all that read an Expand broadcast its input to the same shape themselves."""
-        x, y = node.inputs[0], node.outputs[0]
-        if self.facts.shape(x) is None or not y.outputs:
-            return False
-        return all(
-            reader.op in _BROADCASTING and self._widens(reader, y, x) for reader in y.outputs
-        )
+        """Whether all that read an Expand, or what they make of it, broadcast to the same shape.
 
-    def _widens(self, reader: gs.Node, y: gs.Tensor, x: gs.Tensor) -> bool:
-        if reader.op not in _BROADCASTING or reader.domain not in STANDARD_DOMAINS:
-            return False
-        result = self.facts.shape(reader.outputs[0])
-        without = broadcast(*(self.facts.shape(x if t is y else t) for t in reader.inputs))
-        return without is not None and None not in without and without == result
+        transformers' mask of a ViT: where(expand(True, batch), 0, -inf), added to each q·kᵀ.
+        """
+        narrow: dict[int, tuple[gs.Tensor, Shape | None]] = {}
+        x, waiting = node.inputs[0], [node.outputs[0]]
+        narrow[id(waiting[0])] = waiting[0], self.facts.shape(x)
+        while waiting:
+            tensor = waiting.pop()
+            if not tensor.outputs or not self._is_free(tensor):
+                return False
+            for reader in tensor.outputs:
+                if reader.op not in _BROADCASTING or reader.domain not in STANDARD_DOMAINS:
+                    return False
+                shapes = (narrow.get(id(t), (t, self.facts.shape(t)))[1] for t in reader.inputs)
+                without, result = broadcast(*shapes), reader.outputs[0]
+                if without is None or None in without:
+                    return False
+                if without != self.facts.shape(result):
+                    narrow[id(result)] = result, without
+                    waiting.append(result)
+        for tensor, shape in narrow.values():
+            self.facts.shapes[id(tensor)] = shape
+            write_shape(tensor, shape)
+        return True
 
 
 def _conditions(graph: gs.Graph, facts: Facts) -> set[int]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.dims import Dim
+from fusewright.graph.dims import Dim, Shape
 from fusewright.graph.facts import MOST_VALUES, Facts
 from fusewright.graph.model import Model
 from fusewright.graph.symbolic_shapes import shapes_of
@@ -50,9 +50,14 @@ def write_shapes(graph: gs.Graph, facts: Facts) -> None:
     declared = {id(tensor) for tensor in (*graph.inputs, *graph.outputs)}
     for node in graph.nodes:
         for tensor in node.outputs:
-            shape = facts.shapes.get(id(tensor))
-            if shape is not None and id(tensor) not in declared:
-                tensor.shape = [str(d) if isinstance(d, Dim) else d for d in shape]
+            if id(tensor) not in declared:
+                write_shape(tensor, facts.shapes.get(id(tensor)))
+
+
+def write_shape(tensor: gs.Tensor, shape: Shape | None) -> None:
+    """Writes a shape into the tensor, where it is known."""
+    if shape is not None:
+        tensor.shape = [str(d) if isinstance(d, Dim) else d for d in shape]
 
 
 def _visit(node: gs.Node, facts: Facts, outputs: set[int]) -> None:

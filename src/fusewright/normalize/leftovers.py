@@ -1,4 +1,7 @@
-"""What says nothing: Identity, Dropout, a Pad by zero, a Reshape to its own shape, a Sum of two."""
+"""What says nothing: Identity, Dropout, a Pad by zero, zeros added, a Reshape to the same shape.
+
+And what one operator says: two Transposes in a row, a Sum of two.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import numpy as np
 from fusewright.graph.edit import bypass
 from fusewright.graph.walk import input_at, is_constant, scalar, values
 from fusewright.match.matcher import Match
-from fusewright.match.pattern import Const, Var, one_of, op, optional, var
+from fusewright.match.pattern import Const, Var, const, one_of, op, optional, var
 from fusewright.normalize.rule import Edit, Rule
 from fusewright.normalize.shapes import same_shape
 
@@ -35,6 +38,17 @@ def _drop_pad(match: Match, edit: Edit) -> str | None:
     pads = input_at(match.root, 1)
     if pads is None or not is_constant(pads) or np.any(values(pads)):
         return "it pads"
+    return _skip(match, edit)
+
+
+def _drop_zeros(match: Match, edit: Edit) -> str | None:
+    x, zeros = match.tensors["x"], values(match.tensors["c"])
+    if np.any(zeros):
+        return "it adds"
+    if x.shape is None or zeros.ndim > len(x.shape):
+        return "it may enlarge what it is added to"
+    if any(n not in (1, m) for n, m in zip(zeros.shape[::-1], x.shape[::-1], strict=False)):
+        return "it may enlarge what it is added to"
     return _skip(match, edit)
 
 
@@ -67,6 +81,8 @@ RULES = (
     Rule("Dropout", "Dropout(x) → x", op("Dropout", _ANY, _MAYBE, _MAYBE_TOO), _drop_dropout),
     # TorchScript writes nn.ZeroPad2d(0), and Keras' ZeroPadding2D of "valid", as a Pad of zeros.
     Rule("ZeroPad", "Pad(x, 0) → x", op("Pad", var("x"), Const(), _MAYBE, _MAYBE_TOO), _drop_pad),
+    # transformers' mask of a ViT, in which nothing is masked.
+    Rule("AddedZeros", "x + 0 → x", op("Add", var("x"), const("c")), _drop_zeros),
     Rule(
         "SameReshape",
         "Reshape(x, shape of x) → x",

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.walk import attribute, input_at, is_constant, rank_of, values
+from fusewright.graph.walk import attribute, input_at, is_constant, producer, rank_of, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Const, Pattern, Var, one_of, op, optional, var
 from fusewright.normalize.operand import Operand, matmul
@@ -60,6 +60,24 @@ class _Attention:
     @property
     def mask(self) -> gs.Tensor | None:
         return input_at(self.node, 3)
+
+    @cached_property
+    def stored_mask(self) -> np.ndarray | None:
+        """The mask where it is stored; what only the batch enlarges is: adding it broadcasts."""
+        mask = self.mask
+        if mask is None or is_constant(mask):
+            return None if mask is None else values(mask)
+        maker = producer(mask)
+        if maker is None or maker.op != "Expand" or not is_constant(maker.inputs[0]):
+            return None
+        array = values(maker.inputs[0])
+        if mask.shape is None or array.ndim > len(mask.shape):
+            return None
+        lead = (1,) * (len(mask.shape) - array.ndim)
+        sizes = [_int(n) or m for n, m in zip(mask.shape, (*lead, *array.shape), strict=True)]
+        if sizes[-1] != mask.shape[-1]:
+            return None
+        return np.broadcast_to(array, sizes)
 
     @property
     def scale(self) -> float | None:
@@ -170,10 +188,12 @@ def _biases(attention: _Attention, scores: Operand) -> list[gs.Tensor]:
     """What is added to the scores: the mask as numbers, and the causal triangle."""
     edit, name, mask = attention.edit, scores.name, attention.mask
     biases: list[gs.Tensor] = []
-    if mask is not None and np.dtype(mask.dtype) != np.bool_:
+    stored = attention.stored_mask
+    if stored is not None:
+        bias = _as_bias(stored) if stored.dtype == np.bool_ else stored
+        biases.append(edit.constant(f"{name}_mask", bias))
+    elif mask is not None and np.dtype(mask.dtype) != np.bool_:
         biases.append(mask)
-    elif mask is not None and is_constant(mask):
-        biases.append(edit.constant(f"{name}_mask", _as_bias(values(mask))))
     elif mask is not None:
         zero, never = (np.array(n, np.float32) for n in (0.0, -np.inf))
         inputs = [mask, edit.constant(f"{name}_zero", zero), edit.constant(f"{name}_never", never)]
@@ -194,12 +214,9 @@ def _as_bias(allowed: np.ndarray) -> np.ndarray:
 
 def _may_be_empty(attention: _Attention) -> bool:
     """Whether a query may see no key at all; the operator's result is then zero, not NaN."""
-    mask = attention.mask
-    if mask is None:
-        return False
-    if not is_constant(mask):
-        return True
-    array = values(mask)
+    array = attention.stored_mask
+    if array is None:
+        return attention.mask is not None
     allowed = array if array.dtype == np.bool_ else array > -np.inf
     if attention.attr("is_causal"):
         shape = _int(attention.sequence(0)) or 0, _int(attention.sequence(1)) or 0

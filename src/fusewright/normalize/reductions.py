@@ -1,13 +1,15 @@
-"""A mean that keeps its axes in one form: keepdims, not a Reshape or Unsqueeze behind.
+"""A reduction that keeps its axes in one form: keepdims, not a Reshape or Unsqueeze behind.
 
-PyTorch's dynamo exporter writes tensor.var(keepdim=True) so.
+PyTorch's dynamo exporter writes tensor.var(keepdim=True) so. And a Transpose stands in front, not
+behind, as it did before onnxruntime's optimizer pushed it through.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.walk import axes_of, rank_of
+from fusewright.graph.walk import STANDARD_DOMAINS, axes_of, rank_of
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import const, op, optional, var
 from fusewright.normalize.rule import Edit, Rule
@@ -27,6 +29,37 @@ def _keep_axes(match: Match, edit: Edit) -> str | None:
     return None
 
 
+def _transpose_first(match: Match, edit: Edit) -> str | None:
+    x, layer, perm = match.tensors["x"], match.named["layer"], match.root.attrs.get("perm")
+    axes = axes_of(layer, edit.opset, rank_of(x))
+    if perm is None or not axes:
+        return "an order, or axes, that are not known"
+    moved = sorted(perm.index(axis) for axis in axes)
+    turned = _transposed(x, perm)
+    new = []
+    if turned is None:
+        new.append(edit.node("Transpose", [x], match.root.name, {"perm": perm}))
+        (turned,) = new[0].outputs
+        turned.dtype = x.dtype
+        turned.shape = None if x.shape is None else [x.shape[i] for i in perm]
+    inputs, attrs = [turned], dict(layer.attrs)
+    if len(layer.inputs) > 1:
+        inputs.append(edit.constant(f"{layer.name}_axes", np.array(moved, np.int64)))
+    else:
+        attrs["axes"] = moved
+    edit.replace(match, [*new, edit.node(layer.op, inputs, layer.name, attrs)])
+    return None
+
+
+def _transposed(x: gs.Tensor, perm: list[int]) -> gs.Tensor | None:
+    """What a Transpose of `x` by the same order already writes."""
+    for node in x.outputs:
+        standard = node.op == "Transpose" and node.domain in STANDARD_DOMAINS
+        if standard and node.attrs.get("perm") == perm:
+            return node.outputs[0]
+    return None
+
+
 RULES = (
     Rule(
         "KeptAxes",
@@ -37,5 +70,14 @@ RULES = (
             const(),
         ),
         _keep_axes,
+    ),
+    Rule(
+        "TransposedReduction",
+        "Transpose(Reduce(x)) → Reduce(Transpose(x))",
+        op(
+            "Transpose",
+            op("ReduceMean|ReduceL2", var("x"), optional(const()), name="layer", keepdims=1),
+        ),
+        _transpose_first,
     ),
 )

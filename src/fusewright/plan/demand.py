@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.layout import moved_inputs
+from fusewright.graph.layout import data_readers, moved_inputs
 from fusewright.graph.walk import attribute, is_constant
 from fusewright.plan.plan import Group, node_index
 
@@ -56,15 +56,15 @@ def is_wholly_demanded(
     tensor: gs.Tensor, edges: dict[Edge, gs.Tensor], outputs: frozenset[int], opset: int
 ) -> bool:
     """Whether everything that reads `tensor`, through movers too, reads it quantized."""
-    if id(tensor) in outputs or not tensor.outputs:
+    if id(tensor) in outputs or not data_readers(tensor):
         return False
-    for node in tensor.outputs:
+    for node in data_readers(tensor):
         slots = [i for i, t in enumerate(node.inputs) if t is tensor]
         if slots and all(edge(node, i) in edges for i in slots):
             continue
         moved = any(t is tensor for t in data_inputs(node, opset))
         if not moved or not all(
-            is_wholly_demanded(t, edges, outputs, opset) for t in node.outputs if t.outputs
+            is_wholly_demanded(t, edges, outputs, opset) for t in node.outputs if data_readers(t)
         ):
             return False
         if any(id(t) in outputs for t in node.outputs):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.layout import data_readers
 from fusewright.graph.walk import is_constant
 from fusewright.plan.demand import Edge, data_inputs, demanded_edges, edge
 from fusewright.plan.plan import Plan, node_index
@@ -124,20 +125,21 @@ def _move_up(
 ) -> None:
     """Moves the pairs behind `node` to its inputs, where all its readers want them."""
     sources = data_inputs(node, opset)
-    results = [t for t in node.outputs if t.outputs]
+    results = [t for t in node.outputs if data_readers(t)]
     if not sources or not results:
         return
     fixed = {id(t) for t in graph.outputs}
+    # Who asks for the shape alone does not care on which side of the pair it reads.
     slots = [
         (edge(c, i), t)
         for t in results
-        for c in t.outputs
+        for c in data_readers(t)
         for i, x in enumerate(c.inputs)
         if x is t
     ]
     if any(key not in edges for key, _ in slots) or any(id(t) in fixed for t in node.outputs):
         return
-    if sum(len(t.outputs) for t in results) > len(slots):
+    if sum(len(data_readers(t)) for t in results) > len(slots):
         return  # read inside a subgraph
     for key, _ in slots:
         del edges[key]
