@@ -44,6 +44,21 @@ LEFT_OUT = (
 )
 
 
+def open_folded(model: Path) -> ort.InferenceSession:
+    """Opens a quantized model with the Q/DQ pairs of its weights computed beforehand.
+
+    Everything else stays as it is written, the pairs of activations among it.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # Otherwise it keeps stored INT8 weights in front of their DequantizeLinear.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return open_session(model, options=options, left_out=LEFT_OUT)
+
+
 def clean(source: onnx.ModelProto | Path, workspace: Workspace | None = None) -> onnx.ModelProto:
     """Runs the optimizer over a model (a proto, or a path) and returns what it wrote.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +31,8 @@ class Proof:
         regions_in: set where the graph is too large to run whole: each stage is then proven
             against the one before it, region by region, with the weights that lie in this folder.
         results: comparison by stage.
+        deferred: take every rewrite for right until `settle` proves them all at once.
+        is_by_stage: that was tried and did not hold.
     """
 
     start: Callable[[], Reference]
@@ -38,6 +40,9 @@ class Proof:
     strict: bool = False
     regions_in: Path | None = None
     results: dict[str, Comparison] = field(default_factory=dict)
+    deferred: bool = False
+    is_by_stage: bool = False
+    _waiting: list[int] = field(default_factory=list)
 
     @property
     def by_regions(self) -> bool:
@@ -53,6 +58,10 @@ class Proof:
         self, stage: str, before: onnx.ModelProto, after: onnx.ModelProto, name: str = ""
     ) -> bool:
         """Whether `after` computes what the original (and `before`) does, within `TOLERANCE`."""
+        if self.deferred:
+            self.trace.add(stage, "proof", name, detail="deferred")
+            self._waiting.append(len(self.trace.events) - 1)
+            return True
         label = f"{stage} {name}".strip()
         try:
             if self.regions_in is not None:
@@ -70,6 +79,29 @@ class Proof:
             self.results[label] = comparison
         return within
 
+    def by_stage(self) -> None:
+        """From here on nothing is deferred, and what was is forgotten."""
+        self.deferred, self.is_by_stage = False, True
+        self._waiting.clear()
+        self.results.clear()
+
+    def settle(self, after: onnx.ModelProto) -> bool:
+        """Proves what was deferred: whether the last of it computes what the original does."""
+        waiting, self._waiting, self.deferred = self._waiting, [], False
+        if not waiting:
+            return True
+        events = self.trace.events
+        last = events[waiting[-1]]
+        if not self.holds(last.stage, after, after, last.name):
+            return False
+        proven = events.pop()
+        comparison = self.results.pop(f"{last.stage} {last.name}".strip())
+        for index in waiting:
+            event = events[index]
+            events[index] = replace(event, detail=proven.detail)
+            self.results[f"{event.stage} {event.name}".strip()] = comparison
+        return True
+
     def measure(self, stage: str, proto: onnx.ModelProto) -> Comparison:
         """The distance of a model that is meant to differ.
 
@@ -80,7 +112,7 @@ class Proof:
             VerifyError: an output holds such NaN or Inf.
             ModelError: the model no longer runs.
         """
-        comparison = self.reference.compare(proto)
+        comparison = self.reference.compare(proto, fold_weights=True)
         for output in comparison.outputs:
             if output.is_broken:
                 raise VerifyError(f"{stage}: output '{output.name}' is no longer finite")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from fusewright.calibrate import RandomSamples, open_samples
 from fusewright.engine.profiles import check_shapes
-from fusewright.errors import DataError, PlanError
+from fusewright.errors import DataError, ModelError, PlanError
 from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source, fingerprint, model_files, read_source
 from fusewright.graph.save import check_output, save
@@ -30,10 +33,10 @@ from fusewright.pipeline.stages import Job, collapse_float, measure_ranges, quan
 from fusewright.pipeline.trace import Silent, Trace, Watcher, peak_memory
 from fusewright.plan.decide import adopt, decide, keep_float
 from fusewright.plan.file import apply_plan_file
-from fusewright.plan.plan import Plan
+from fusewright.plan.plan import Group, Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.existing import refuse_quantized
-from fusewright.quantize.placement import place
+from fusewright.quantize.placement import Placement, place
 from fusewright.verify import Reference
 
 
@@ -63,7 +66,7 @@ def optimize(
     refuse_quantized(source)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
     with without_gc(job.proof.by_regions):
-        return finish(_plan(job), job, target)
+        return finish(lambda: _plan(job), job, target)
 
 
 def apply(
@@ -91,14 +94,18 @@ def apply(
         best = {name: shape for name, (_, shape, _) in options.shapes.items()}
         calibration = RandomSamples(options.verify_samples, shapes=best)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
-    fresh = _plan(job)
-    if fresh.model.fingerprint != plan.model.fingerprint:
-        raise PlanError(f"{source.path}: has changed since the plan was made")
-    adopt(fresh, plan.groups)
-    if options.precision == FP32:
-        keep_float(fresh)
+
+    def adopted() -> Plan:
+        fresh = _plan(job)
+        if fresh.model.fingerprint != plan.model.fingerprint:
+            raise PlanError(f"{source.path}: has changed since the plan was made")
+        adopt(fresh, plan.groups)
+        if options.precision == FP32:
+            keep_float(fresh)
+        return fresh
+
     with without_gc(job.proof.by_regions):
-        return finish(fresh, job, target)
+        return finish(adopted, job, target)
 
 
 def start_job(source: Source, calibration: Any, options: Options, trace: Trace) -> Job:
@@ -188,12 +195,48 @@ def _plan(job: Job) -> Plan:
     return plan
 
 
-def finish(plan: Plan, job: Job, target: Path | None) -> Result:
-    """[smooth → balance] → collapse → [calibrate → quantize] → write."""
+@dataclass
+class _Collapsed:
+    """The float model in its groups, proven, and where its pairs will go."""
+
+    plan: Plan
+    placement: Placement
+    groups: list[Group]
+    proto: onnx.ModelProto
+
+
+def _collapsed(make: Callable[[], Plan], job: Job) -> _Collapsed:
+    """clean → … → plan → [smooth → balance] → collapse.
+
+    All of it is proven at once, by its last model; where that does not hold, stage by stage.
+    """
+    job.proof.deferred = not job.proof.by_regions
+    try:
+        return _through(make(), job)
+    except (DataError, ModelError) as error:
+        if job.proof.by_regions or job.proof.is_by_stage:
+            raise
+        job.proof.by_stage()
+        job.trace.add("load", "note", "proof", detail=f"each stage by itself: {error}")
+        return _through(make(), job)
+
+
+def _through(plan: Plan, job: Job) -> _Collapsed:
     smooth(plan, job)
     balance(plan, job)
-    placement, ranges = place(plan), None
+    placement = place(plan)
     groups, proto = collapse_float(plan, job)
+    if not job.proof.settle(runnable(proto, job.source)):
+        raise ModelError(f"{job.source.path}: the rewrites together change its results")
+    return _Collapsed(plan, placement, groups, proto)
+
+
+def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
+    """… → collapse → [calibrate → quantize] → write."""
+    collapsed = _collapsed(make, job)
+    plan, placement, groups = collapsed.plan, collapsed.placement, collapsed.groups
+    proto, ranges = collapsed.proto, None
+    del collapsed
     if placement.activations:
         del proto  # weights are held once only while the samples run
         ranges = measure_ranges(plan, placement, job)

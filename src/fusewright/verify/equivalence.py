@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from fusewright.errors import DataError, ModelError
+from fusewright.graph.clean import open_folded
 from fusewright.graph.light import stored_bytes
 from fusewright.graph.session import Feed, naming, open_session, run_session
 
@@ -102,14 +103,19 @@ class Reference:
         self.names = [output.name for output in session.get_outputs()]
         self.outputs = [run_session(session, feed, self.names) for feed in self.feeds]
 
-    def compare(self, model: onnx.ModelProto | Path) -> Comparison:
+    def compare(self, model: onnx.ModelProto | Path, fold_weights: bool = False) -> Comparison:
         """Runs a rewritten model on the same samples.
+
+        Args:
+            model: with the interface of the original.
+            fold_weights: compute what depends on stored tensors alone once, not in every run: the
+                weights behind Q/DQ pairs.
 
         Raises:
             ModelError: onnxruntime cannot load it, or it fails on samples that the original takes.
         """
         try:
-            session = _open(model, self.folder)
+            session = _open(model, self.folder, fold_weights)
             outputs = [run_session(session, feed, self.names) for feed in self.feeds]
         except DataError as error:
             raise ModelError(
@@ -210,7 +216,9 @@ class _Distance:
         return OutputError(self.name, relative, is_broken=self.broken)
 
 
-def _open(model: onnx.ModelProto | Path, folder: Path | None = None) -> ort.InferenceSession:
+def _open(
+    model: onnx.ModelProto | Path, folder: Path | None = None, fold_weights: bool = False
+) -> ort.InferenceSession:
     if isinstance(model, Path):
         with naming(model):
             return open_session(model)
@@ -222,4 +230,4 @@ def _open(model: onnx.ModelProto | Path, folder: Path | None = None) -> ort.Infe
             path.write_bytes(model.SerializeToString())
         else:
             onnx.save(model, str(path), save_as_external_data=True, location="verify.weights")
-        return open_session(path)
+        return open_folded(path) if fold_weights else open_session(path)
