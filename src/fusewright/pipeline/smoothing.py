@@ -21,8 +21,8 @@ from fusewright.quantize.alpha import ROWS, choose_alpha
 from fusewright.quantize.migrate import Applied, apply_smoothing, row_maxima, smoothing_scale
 from fusewright.quantize.smooth import Skip, Smoothing, plan_smoothing
 
-# Samples that a search for α looks at: with 32, results are as good as with 256 (a ViT and a Swin
-# on digits, a ViT on MNIST: within 0.3 dB either way).
+# Samples that a search for α looks at. With 32 a ViT and a Swin on digits and a ViT on MNIST come
+# out no worse than with 256 (29.9, 36.0, 35.4 dB; 29.2, 35.8, 35.4).
 _LOOKED_AT = 32
 
 

@@ -139,7 +139,7 @@ def _product(rows: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     """rows @ matrix, in parts for which OpenBLAS starts no threads.
 
     Hundreds of products of a millisecond each: waiting for threads took four times as long as all
-    the rest of the search (Swin-T, two busy cores: 7.2 s, 1.9 s so).
+    the rest of the search (Swin-T, two busy cores: 7.2 s, 1.2 s so).
     """
     parts = range(0, len(matrix), _ALONE)
     return np.asarray(sum(rows[:, i : i + _ALONE] @ matrix[i : i + _ALONE] for i in parts))
