@@ -1,7 +1,7 @@
 """What INT8 costs in accuracy on trained models: fusewright beside onnxruntime and ModelOpt.
 
-    python tools/bench_accuracy.py                       # digits_cnn, and the corpus where it lies
-    python tools/bench_accuracy.py digits_cnn --methods mse
+    python tools/bench_accuracy.py                       # the digits, and the corpus where it lies
+    python tools/bench_accuracy.py digits_cnn --methods default mse
     python tools/bench_accuracy.py --modelopt-python VENV/bin/python --json OUT.json
 
 Every tool gets the same first calibration samples and writes INT8 Q/DQ with a float32 remainder,
@@ -10,55 +10,40 @@ samples in onnxruntime with optimizations off:
 
     SQNR    10 log10(sum(ref²) / sum((ref - q)²)) of the first output, ref being the FP32 model
     score   the task's own metric, top-1 in percent or PSNR in dB
-    int8    Conv, ConvTranspose, Gemm and MatMul nodes with both operands quantized, of all
+    int8    Conv, ConvTranspose, Einsum, Gemm and MatMul nodes with both operands quantized, of all
+
+A second table compares on the same heavy ops: what the other tool leaves float is excluded in
+fusewright, and what fusewright leaves float is put back to float in the other tool's file (the
+guard's grouped convolutions; attention of a size that the target runs in float). The best method
+of each tool is marked; --min-gain asks for a distance to the best of all.
 
 The corpus is found by --corpus, by FUSEWRIGHT_CORPUS, or beside the checkout. Exit code 1 if any
-row failed.
+row failed or --min-gain was missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx.inliner
 import onnxruntime
+from bench_tasks import SAMPLES, load_tasks
+from int8_ops import count_int8
 from peers import METHODS
+from same_ops import Comparer, Figure, SameOps, least_gain, same_ops_lines
 
 HERE = Path(__file__).resolve().parent
-MODELS = HERE.parent / "models"
-# Samples to calibrate with: what the figures in the README and the issues are made with.
-SAMPLES = {
-    "digits_cnn": 128,
-    "resnet20_cifar10_ts13_bn": 128,
-    "squeezenet10_dc_imagenet_ts13": 100,
-    "rlfn_x4_ts13": 16,
-}
-HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-MOVING = (
-    "Concat",
-    "Flatten",
-    "Identity",
-    "MaxPool",
-    "Pad",
-    "Reshape",
-    "Slice",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
-)
+DEFAULT = "default"
 
 
 @dataclass(frozen=True)
@@ -75,54 +60,36 @@ class Score:
     error: str | None = None
 
 
-class Digits:
-    """The shipped digits model with the interface of a task of the corpus."""
+@dataclass(frozen=True)
+class Job:
+    """One task with its reference output, and how tools are run on it."""
 
-    model = MODELS / "digits_cnn.onnx"
-    unit = "% top-1"
+    name: str
+    task: Any
+    reference: np.ndarray
+    samples: int
+    folder: Path
+    options: argparse.Namespace
 
-    def calib(self) -> dict[str, np.ndarray]:
-        """The calibration samples by input name."""
-        return dict(np.load(MODELS / "digits_cnn_calib.npz"))
+    @property
+    def data(self) -> Path:
+        """The calibration samples."""
+        return self.folder / "calibration.npz"
 
-    def outputs(self, run: Callable[[dict[str, np.ndarray]], list[np.ndarray]]) -> np.ndarray:
-        """The logits over the held-out samples."""
-        return run({"input": np.load(MODELS / "digits_cnn_test.npz")["input"]})[0]
+    def optimize(self, out: Path, *more: str) -> tuple[float, str | None]:
+        """Runs fusewright, the report beside `out`; wall seconds and the error."""
+        feed = ["--calib", str(self.data), "--samples", str(self.samples)]
+        report = ["--json", str(out.with_suffix(".json"))]
+        program = [self.options.fusewright, "optimize", str(self.task.model)]
+        return run([*program, *feed, *report, *more, "-o", str(out)])
 
-    def score(self, output: np.ndarray, label: np.ndarray) -> float:
-        """Top-1 in percent."""
-        return 100.0 * float((output.argmax(-1) == label).mean())
-
-    def test(self) -> tuple[np.ndarray, np.ndarray]:
-        """Held-out inputs and labels."""
-        held_out = np.load(MODELS / "digits_cnn_test.npz")
-        return held_out["input"], held_out["label"]
-
-
-def load_tasks(corpus: Path) -> dict[str, Any]:
-    """The digits model, and the corpus' tasks if `corpus` is a folder."""
-    tasks: dict[str, Any] = {"digits_cnn": Digits()}
-    if corpus.is_dir():
-        spec = importlib.util.spec_from_file_location("corpus_tasks", corpus / "tasks.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["corpus_tasks"] = module
-        spec.loader.exec_module(module)
-        tasks |= module.TASKS
-    return tasks
-
-
-def commands(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
-    """Each tool with each method: a name and the command, but for model, data and output."""
-    peers = str(HERE / "peers.py")
-    for method in options.methods:
-        chosen = [] if method == "default" else ["--method", method]
-        yield f"fusewright {method}", [options.fusewright, "optimize", *chosen]
-    for method in METHODS["onnxruntime"]:
-        argv = [sys.executable, peers, "onnxruntime", "--method", method]
-        yield f"onnxruntime {method}", argv
-    for method in METHODS["modelopt"] if options.modelopt_python else ():
-        argv = [options.modelopt_python, peers, "modelopt", "--method", method]
-        yield f"modelopt {method}", argv
+    def judge(self, quantized: Path) -> tuple[float, float]:
+        """SQNR in dB and score of one quantized file."""
+        output = outputs(self.task, quantized)
+        noise = float(((self.reference - output) ** 2).sum())
+        signal = float((self.reference**2).sum())
+        score = self.task.score(output.astype(np.float32), self.task.test()[1])
+        return 10 * float(np.log10(signal / noise)) if noise else np.inf, score
 
 
 def outputs(task: Any, model: Path) -> np.ndarray:
@@ -134,37 +101,8 @@ def outputs(task: Any, model: Path) -> np.ndarray:
     return task.outputs(lambda feed: session.run(None, feed)).astype(np.float64)
 
 
-def count_int8(path: Path) -> tuple[int, int]:
-    """Heavy nodes with both operands quantized, and heavy nodes, functions inlined.
-
-    An operand is quantized behind DequantizeLinear, or behind what only moves such elements: there
-    a Q/DQ pair serves both sides.
-    """
-    graph = onnx.inliner.inline_local_functions(onnx.load(path)).graph
-    quantized: set[str] = set()
-    heavy: list[onnx.NodeProto] = []
-    for node in graph.node:  # in topological order
-        data = node.input if node.op_type == "Concat" else node.input[:1]
-        moved = node.op_type in MOVING and quantized.issuperset(data)
-        if node.op_type == "DequantizeLinear" or moved:
-            quantized.update(node.output)
-        elif node.op_type in HEAVY:
-            heavy.append(node)
-    return sum(quantized.issuperset(node.input[:2]) for node in heavy), len(heavy)
-
-
-def judge(task: Any, reference: np.ndarray, quantized: Path) -> dict[str, float]:
-    """SQNR, score and count of one quantized file."""
-    output = outputs(task, quantized)
-    noise = float(((reference - output) ** 2).sum())
-    sqnr = 10 * np.log10(float((reference**2).sum()) / noise) if noise else np.inf
-    int8, heavy = count_int8(quantized)
-    score = task.score(output.astype(np.float32), task.test()[1])
-    return {"sqnr": float(sqnr), "score": score, "int8": int8, "heavy": heavy}
-
-
-def quantize(argv: list[str]) -> tuple[float, str | None]:
-    """Runs the tool; wall seconds and, where it failed, its last line."""
+def run(argv: Sequence[str]) -> tuple[float, str | None]:
+    """Runs a tool; wall seconds and, where it failed, its last line."""
     start = time.perf_counter()
     done = subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     wall = time.perf_counter() - start
@@ -172,70 +110,114 @@ def quantize(argv: list[str]) -> tuple[float, str | None]:
     return wall, f"exit {done.returncode}: {lines[-1][:200]}" if done.returncode else None
 
 
-def bench(name: str, task: Any, options: argparse.Namespace, folder: Path) -> Iterator[Score]:
-    """All tools on one task; the FP32 model first."""
-    reference = outputs(task, task.model)
-    score = task.score(reference.astype(np.float32), task.test()[1])
-    yield Score(name, "float32", np.inf, score, *count_int8(task.model), 0.0)
+def peers(job: Job) -> Iterator[tuple[str, list[str]]]:
+    """The other tools with each method: a name and the command, but for the output."""
+    interpreters = {"modelopt": job.options.modelopt_python, "onnxruntime": sys.executable}
+    for tool, interpreter in interpreters.items():
+        for method in METHODS[tool] if interpreter else ():
+            argv = [interpreter, str(HERE / "peers.py"), tool, str(job.task.model), str(job.data)]
+            yield f"{tool} {method}", [*argv, "--method", method]
+
+
+def scored(job: Job, tool: str, out: Path, done: tuple[float, str | None]) -> Score:
+    """The row of a tool that was run."""
+    wall, error = done
+    if error:
+        return Score(job.name, tool, np.nan, np.nan, 0, 0, wall, error)
+    return Score(job.name, tool, *job.judge(out), *count_int8(out), wall)
+
+
+def bench(job: Job) -> Iterator[Score | SameOps]:
+    """All tools on one task, one after the other; the FP32 model first."""
+    score = job.task.score(job.reference.astype(np.float32), job.task.test()[1])
+    yield Score(job.name, "float32", np.inf, score, *count_int8(job.task.model), 0.0)
+    comparer = None
+    for method in job.options.methods:
+        out = job.folder / f"{method}.onnx"
+        chosen = () if method == DEFAULT else ("--method", method)
+        row = scored(job, f"fusewright {method}", out, job.optimize(out, *chosen))
+        yield row
+        if method == DEFAULT and not row.error:
+            comparer = Comparer(job, out, Figure(row.sqnr, row.score), Figure(np.inf, score))
+    out = job.folder / "peer.onnx"
+    for tool, argv in peers(job):
+        out.unlink(missing_ok=True)
+        row = scored(job, tool, out, run([*argv, "-o", str(out)]))
+        yield row
+        if comparer is not None and not row.error:
+            yield comparer.compare(tool, out, Figure(row.sqnr, row.score))
+
+
+def measure(name: str, task: Any, options: argparse.Namespace) -> Iterator[Score | SameOps]:
+    """Prepares one task and measures it."""
     samples = options.samples or SAMPLES.get(name, 128)
-    data, out = folder / "calibration.npz", folder / "out.onnx"
-    np.savez(data, **{key: array[:samples] for key, array in task.calib().items()})
-    for tool, argv in commands(options):
-        model = str(task.model)
-        ours = tool.startswith("fusewright")
-        feed = ["--calib", str(data), "--samples", str(samples)] if ours else [str(data)]
-        wall, error = quantize([*argv, model, *feed, "-o", str(out)])
-        if error:
-            yield Score(name, tool, np.nan, np.nan, 0, 0, wall, error)
-            continue
-        yield Score(task=name, tool=tool, wall=wall, **judge(task, reference, out))
-        out.unlink()
-
-
-def finite(value: Any) -> bool:
-    """Whether JSON can hold `value`: it has no infinity."""
-    return not isinstance(value, float) or bool(np.isfinite(value))
+    with tempfile.TemporaryDirectory() as folder:
+        job = Job(name, task, outputs(task, task.model), samples, Path(folder), options)
+        np.savez(job.data, **{key: array[:samples] for key, array in task.calib().items()})
+        yield from bench(job)
 
 
 def parse() -> argparse.Namespace:
     """The command line's options."""
     beside = HERE.parent.parent / "shared" / "corpus"
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tasks", nargs="*", help="default: digits_cnn and the convolutional ones")
+    parser.add_argument("tasks", nargs="*", help=f"default: {', '.join(SAMPLES)}")
     corpus = Path(os.environ.get("FUSEWRIGHT_CORPUS", beside))
     parser.add_argument("--corpus", type=Path, default=corpus)
     parser.add_argument(
-        "--methods", nargs="*", default=["default", "minmax", "percentile", "entropy", "mse"]
+        "--methods", nargs="*", default=[DEFAULT], help="default, minmax, percentile, ..."
     )
     parser.add_argument("--samples", type=int, help="calibration samples, the same for all tasks")
     parser.add_argument("--modelopt-python", help="interpreter that has nvidia-modelopt[onnx]")
     program = str(Path(sys.executable).with_name("fusewright"))
     parser.add_argument("--fusewright", default=program, help="the program to measure")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--min-gain", type=float, metavar="DB", help="over the best, same ops")
     return parser.parse_args()
 
 
+def write(path: Path, scores: Sequence[Score], pairs: Sequence[SameOps]) -> None:
+    """The figures as JSON."""
+    compared = [asdict(pair) | {"gain": pair.gain} for pair in pairs]
+    figures = {"scores": [asdict(score) for score in scores], "same_ops": compared}
+    path.write_text(json.dumps(finite(figures), indent=1) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same figures with None for what JSON cannot hold: infinity, and what is not there."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def main() -> int:
-    """Measures, prints a line as each figure comes, writes the JSON."""
+    """Measures, prints a line as each figure comes and the tables, writes the JSON."""
     options = parse()
     tasks = load_tasks(options.corpus)
-    if len(tasks) == 1:
-        print(f"no corpus at {options.corpus}: only digits_cnn", file=sys.stderr)
+    if not options.corpus.is_dir():
+        print(f"no corpus at {options.corpus}: only the digits", file=sys.stderr)
     unknown = set(options.tasks) - set(tasks)
     if unknown:
         raise SystemExit(f"no task {', '.join(sorted(unknown))}; there are {', '.join(tasks)}")
-    found: list[Score] = []
+    scores: list[Score] = []
+    pairs: list[SameOps] = []
     print(f"{'task':30} {'tool':23} {'SQNR dB':>8} {'score':>7} {'int8':>8} {'wall s':>7}")
     for name in options.tasks or [name for name in SAMPLES if name in tasks]:
-        with tempfile.TemporaryDirectory() as folder:
-            for row in bench(name, tasks[name], options, Path(folder)):
-                found.append(row)
-                figures = f"{row.sqnr:8.2f} {row.score:7.2f} {row.int8:4}/{row.heavy:<3}"
-                print(f"{name:30} {row.tool:23} {row.error or f'{figures} {row.wall:7.1f}'}")
+        for row in measure(name, tasks[name], options):
+            if isinstance(row, SameOps):
+                pairs.append(row)
+                continue
+            scores.append(row)
+            figures = f"{row.sqnr:8.2f} {row.score:7.2f} {row.int8:4}/{row.heavy:<3}"
+            line = row.error or f"{figures} {row.wall:7.1f}"
+            print(f"{name:30} {row.tool:23} {line}", flush=True)
+    print("\n".join(same_ops_lines(pairs)))
     if options.json:
-        rows = [{k: v if finite(v) else None for k, v in asdict(row).items()} for row in found]
-        options.json.write_text(json.dumps(rows, indent=1) + "\n")
-    return 1 if any(row.error for row in found) else 0
+        write(options.json, scores, pairs)
+    missed = options.min_gain is not None and least_gain(pairs) < options.min_gain
+    return 1 if missed or any(row.error for row in (*scores, *pairs)) else 0
 
 
 if __name__ == "__main__":
