@@ -63,6 +63,10 @@ def optimize(
         bool,
         typer.Option("--pool-head", help="Turn Flatten, Linear behind a pool into a 1x1 Conv."),
     ] = False,
+    int8_residual: Annotated[
+        bool,
+        typer.Option("--int8-residual", help="A transformer's residual stream in INT8 too."),
+    ] = False,
     verify_samples: Annotated[
         int, typer.Option("--verify-samples", help="Samples that every rewrite is proven on.")
     ] = 4,
@@ -106,6 +110,7 @@ def optimize(
         "plan": plan,
         "flat": flat,
         "pool_head": pool_head,
+        "int8_residual": int8_residual,
         "verify_samples": verify_samples,
         "strict": strict,
         "images": parse_images((mean, std, size, layout, color, scale), calib),

@@ -37,6 +37,7 @@ class Options:
         smooth: how much of the activations' outliers SmoothQuant moves into weights: an α from 0
             to 1, `auto` (searched for each place) or `off`.
         balance: bring q, k and v to one range where one Q/DQ pair serves them.
+        int8_residual: the residual stream of a transformer in INT8 too.
         plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
     """
 
@@ -54,6 +55,7 @@ class Options:
     images: ImageOptions = ImageOptions()  # noqa: RUF009 - frozen
     smooth: Smooth = AUTO
     balance: bool = True
+    int8_residual: bool = False
     plan: str | Path | None = None
 
     def __post_init__(self) -> None:

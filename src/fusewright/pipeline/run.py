@@ -224,7 +224,7 @@ def _collapsed(make: Callable[[], Plan], job: Job) -> _Collapsed:
 def _through(plan: Plan, job: Job) -> _Collapsed:
     smooth(plan, job)
     balance(plan, job)
-    placement = place(plan)
+    placement = place(plan, job.options.int8_residual)
     groups, proto = collapse_float(plan, job)
     if not job.proof.settle(runnable(proto, job.source)):
         raise ModelError(f"{job.source.path}: the rewrites together change its results")

@@ -16,6 +16,7 @@ from fusewright.graph.layout import data_readers
 from fusewright.graph.walk import is_constant
 from fusewright.plan.demand import Edge, data_inputs, demanded_edges, edge
 from fusewright.plan.plan import Plan, node_index
+from fusewright.quantize.residual import residual_edges
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,12 @@ class _Scales:
         self._parent[self.find(second)] = self.find(first)
 
 
-def place(plan: Plan) -> Placement:
-    """Sites of the plan's quantized groups on its normalized graph."""
+def place(plan: Plan, int8_residual: bool = False) -> Placement:
+    """Sites of the plan's quantized groups on its normalized graph.
+
+    Args:
+        int8_residual: the residual stream between norms and sums too.
+    """
     if not any(group.is_quantized for group in plan.groups):
         return Placement((), (), {})
     graph, opset = plan.model.graph, plan.model.opset
@@ -96,6 +101,8 @@ def place(plan: Plan) -> Placement:
         id(nodes[m]) for g in plan.groups if g.apply and not g.spec.moves_pairs for m in g.members
     }
     demanded = demanded_edges(plan.groups, nodes)
+    if int8_residual:
+        demanded |= residual_edges(plan, demanded)
     scales = _Scales()
     edges = dict(demanded)
     for node in reversed(graph.nodes):
