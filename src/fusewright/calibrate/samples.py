@@ -82,6 +82,11 @@ class Samples:
             self._stream = self._start(self.notes)
         return self._stream
 
+    @property
+    def come_once(self) -> bool:
+        """Whether the source gives its samples only once."""
+        return self._once
+
     def take(self, n: int) -> list[Arrays]:
         """The feeds that hold the first `n` samples (at least one feed, fewer where there are)."""
         wanted = self.feeds_for(n)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from fusewright.calibrate import RandomSamples, open_samples
+from fusewright.calibrate import RandomSamples, Ranges, open_samples
 from fusewright.engine.profiles import check_shapes
 from fusewright.errors import DataError, ModelError, PlanError
 from fusewright.graph.collector import without_gc
@@ -23,6 +23,7 @@ from fusewright.graph.workspace import Workspace, embed
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
 from fusewright.pipeline.balancing import balance
+from fusewright.pipeline.looking import channel_maxima
 from fusewright.pipeline.options import FP32, Options
 from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
@@ -37,7 +38,7 @@ from fusewright.plan.plan import Group, Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.existing import refuse_quantized
 from fusewright.quantize.placement import Placement, place
-from fusewright.verify import Reference
+from fusewright.verify import Comparison, Reference
 
 
 def optimize(
@@ -125,14 +126,16 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
         feeds = samples.take(min(options.verify_samples, options.samples or options.verify_samples))
         large = len(source.names) > WHOLE_UP_TO
         workspace = Workspace()
+        # The original runs beside the first stages: they leave a core idle.
+        side = ThreadPoolExecutor(max_workers=1)
+        started = None if large else side.submit(_reference, source, feeds, workspace)
+        side.shutdown(wait=False)
         proof = Proof(
-            lambda: _reference(source, feeds, workspace),
+            lambda: _reference(source, feeds, workspace) if started is None else started.result(),
             trace,
             options.strict,
             workspace.folder if large else None,
         )
-        if not large:
-            _ = proof.reference
         details.append(f"{len(source.names)} nodes, opset {source.opset}")
         if source.custom:
             details.append(f"left alone: {', '.join(source.custom)} and what follows")
@@ -196,17 +199,18 @@ def _plan(job: Job) -> Plan:
 
 
 @dataclass
-class _Collapsed:
-    """The float model in its groups, proven, and where its pairs will go."""
+class _Measured:
+    """The float model in its groups, proven, where its pairs will go, and the ranges there."""
 
     plan: Plan
     placement: Placement
     groups: list[Group]
-    proto: onnx.ModelProto
+    proto: onnx.ModelProto | None
+    ranges: Ranges | None
 
 
-def _collapsed(make: Callable[[], Plan], job: Job) -> _Collapsed:
-    """clean → … → plan → [smooth → balance] → collapse.
+def _measured(make: Callable[[], Plan], job: Job) -> _Measured:
+    """clean → … → plan → [smooth → balance] → collapse → [calibrate].
 
     All of it is proven at once, by its last model; where that does not hold, stage by stage.
     """
@@ -216,31 +220,44 @@ def _collapsed(make: Callable[[], Plan], job: Job) -> _Collapsed:
     except (DataError, ModelError) as error:
         if job.proof.by_regions or job.proof.is_by_stage:
             raise
+        _ = job.proof.reference  # raises where it was the original that failed
         job.proof.by_stage()
         job.trace.add("load", "note", "proof", detail=f"each stage by itself: {error}")
         return _through(make(), job)
 
 
-def _through(plan: Plan, job: Job) -> _Collapsed:
-    smooth(plan, job)
-    balance(plan, job)
+def _through(plan: Plan, job: Job) -> _Measured:
+    maxima = channel_maxima(plan, job)
+    smooth(plan, job, maxima)
+    balance(plan, job, maxima)
     placement = place(plan, job.options.int8_residual)
     groups, proto = collapse_float(plan, job)
-    if not job.proof.settle(runnable(proto, job.source)):
-        raise ModelError(f"{job.source.path}: the rewrites together change its results")
-    return _Collapsed(plan, placement, groups, proto)
+    if not job.proof.deferred:
+        ranges = measure_ranges(plan, placement, job) if placement.activations else None
+        return _Measured(plan, placement, groups, None if ranges else proto, ranges)
+    with ThreadPoolExecutor(max_workers=1) as side:
+        # The proof needs a core, and so does calibration; samples that come once wait for it.
+        proof = side.submit(_compare, job, runnable(proto, job.source))
+        if job.samples.come_once and not job.proof.settle(proof.result()):
+            raise ModelError(f"{job.source.path}: the rewrites together change its results")
+        ranges = measure_ranges(plan, placement, job) if placement.activations else None
+        if not job.samples.come_once and not job.proof.settle(proof.result()):
+            raise ModelError(f"{job.source.path}: the rewrites together change its results")
+    return _Measured(plan, placement, groups, None if ranges else proto, ranges)
+
+
+def _compare(job: Job, proto: onnx.ModelProto) -> Comparison:
+    return job.proof.reference.compare(proto)
 
 
 def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
-    """… → collapse → [calibrate → quantize] → write."""
-    collapsed = _collapsed(make, job)
-    plan, placement, groups = collapsed.plan, collapsed.placement, collapsed.groups
-    proto, ranges = collapsed.proto, None
-    del collapsed
-    if placement.activations:
-        del proto  # weights are held once only while the samples run
-        ranges = measure_ranges(plan, placement, job)
-        proto = quantize(plan, placement, ranges, groups, job)
+    """… → [calibrate → quantize] → write."""
+    measured = _measured(make, job)
+    plan, placement, ranges = measured.plan, measured.placement, measured.ranges
+    proto = measured.proto
+    if ranges is not None:
+        proto = quantize(plan, placement, ranges, measured.groups, job)
+    assert proto is not None
     samples = 0 if ranges is None else ranges.samples
     proto = embed(proto, job.workspace)
     stamp(proto, job.source.proto, plan, job.options, samples)
