@@ -127,9 +127,13 @@ def build(name: str, seed: int = 0) -> torch.nn.Module:
     Raises:
         KeyError: no such name in `ZOO`.
     """
+    return make(ZOO[name], seed)
+
+
+def make(spec: Spec, seed: int = 0) -> torch.nn.Module:
+    """The eval-mode torch module that `spec` describes, with weights drawn from `seed`."""
     import torch
 
-    spec = ZOO[name]
     torch.manual_seed(seed)
     model = _LOADERS[spec.library](spec).eval()
     _randomize(model)
@@ -171,8 +175,10 @@ def import_torchvision() -> ModuleType:
 
 
 def _load_torchvision(spec: Spec) -> torch.nn.Module:
-    models = import_torchvision().models
-    return getattr(models, spec.factory)(weights=None, **spec.options)
+    factory = getattr(import_torchvision().models, spec.factory)
+    if isinstance(factory, type):  # the class behind the named sizes
+        return factory(**spec.options)
+    return factory(weights=None, **spec.options)
 
 
 def _load_timm(spec: Spec) -> torch.nn.Module:
@@ -212,7 +218,7 @@ _LOADERS: Mapping[str, Callable[[Spec], torch.nn.Module]] = {
 
 
 def _randomize(model: torch.nn.Module) -> None:
-    """Draws every parameter that its library starts at a constant."""
+    """Draws every parameter, and frozen statistic, that its library starts at a constant."""
     import torch
 
     with torch.no_grad():
@@ -226,6 +232,13 @@ def _randomize(model: torch.nn.Module) -> None:
                 parameter.uniform_(0.1, 0.5)  # a layer scale, 1e-6 in ConvNeXt
             else:
                 parameter.normal_(0, 0.1)  # a bias
+        for module in model.modules():
+            if type(module).__name__ == "DetrFrozenBatchNorm2d":
+                for name, buffer in module.named_buffers():
+                    if name in ("weight", "running_var"):
+                        buffer.uniform_(0.5, 1.5)
+                    else:
+                        buffer.normal_(0, 0.1)
 
 
 def _settle_batch_norms(model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,23 @@ if TYPE_CHECKING:
 EXPORTERS = ("torchscript", "dynamo")
 
 
+@dataclass(frozen=True)
+class Spelling:
+    """How a model is written.
+
+    Attributes:
+        exporter: one of `EXPORTERS`.
+        opset: None leaves it to the exporter.
+        dynamic: whether the batch is open; if not, it is the example's.
+        keep_batch_norm: leaves BatchNormalization nodes unfolded (TorchScript only).
+    """
+
+    exporter: str = "torchscript"
+    opset: int | None = None
+    dynamic: bool = True
+    keep_batch_norm: bool = False
+
+
 def export(
     name: str, exporter: str, out: Path, *, seed: int = 0, keep_batch_norm: bool = False
 ) -> Path:
@@ -36,56 +54,104 @@ def export(
         KeyError: no such name in `ZOO`.
         ValueError: an exporter that is none of `EXPORTERS`, or that cannot keep BatchNorm.
     """
-    if exporter not in EXPORTERS:
-        raise ValueError(f"exporter must be one of {', '.join(EXPORTERS)}, not {exporter!r}")
-    if keep_batch_norm and exporter != "torchscript":
-        raise ValueError("only the torchscript exporter can keep BatchNorm")
+    spelling = Spelling(exporter, keep_batch_norm=keep_batch_norm)
+    _check(spelling)
     path = out if out.suffix == ".onnx" else out / f"{name}_{exporter}.onnx"
     path.parent.mkdir(parents=True, exist_ok=True)
-    spec, model = ZOO[name], build(name, seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if exporter == "dynamo":
-            _export_dynamo(model, spec, path)
-        else:
-            _export_torchscript(model, spec, path, keep_batch_norm)
+    write(build(name, seed), ZOO[name], spelling, path)
     return path
 
 
-def _export_torchscript(model: torch.nn.Module, spec: Spec, path: Path, keep_bn: bool) -> None:
+def write(
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    spec: Spec,
+    spelling: Spelling,
+    path: Path,
+) -> None:
+    """Writes a model of `spec` to `path`, in `spelling`.
+
+    `model` may be what `exported` gives, for the dynamo exporter: it needs that in any case.
+
+    Raises:
+        ValueError: an exporter that is none of `EXPORTERS`, or that cannot keep BatchNorm.
+    """
+    _check(spelling)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if spelling.exporter == "dynamo":
+            _export_dynamo(model, spec, spelling, path)
+        else:
+            _export_torchscript(model, spec, spelling, path)
+
+
+def exported(
+    model: torch.nn.Module, spec: Spec, *, dynamic: bool = True
+) -> torch.export.ExportedProgram:
+    """The program that the dynamo exporter writes, made once for several opsets."""
     import torch
 
-    mode = torch.onnx.TrainingMode
-    names = (*spec.inputs, "output")
+    shapes = _shapes(spec) if dynamic else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # A batch of 1 would be taken for a constant.
+        return torch.export.export(model, example(spec), dynamic_shapes=shapes)
+
+
+def _check(spelling: Spelling) -> None:
+    if spelling.exporter not in EXPORTERS:
+        raise ValueError(
+            f"exporter must be one of {', '.join(EXPORTERS)}, not {spelling.exporter!r}"
+        )
+    if spelling.keep_batch_norm and spelling.exporter != "torchscript":
+        raise ValueError("only the torchscript exporter can keep BatchNorm")
+
+
+def _export_torchscript(model: torch.nn.Module, spec: Spec, spelling: Spelling, path: Path) -> None:
+    import torch
+
+    mode, names = torch.onnx.TrainingMode, (*spec.inputs, "output")
     torch.onnx.export(
         model,
         example(spec),
         path,
         dynamo=False,
-        opset_version=17,
-        training=mode.PRESERVE if keep_bn else mode.EVAL,
-        do_constant_folding=not keep_bn,
+        opset_version=spelling.opset or 17,
+        training=mode.PRESERVE if spelling.keep_batch_norm else mode.EVAL,
+        do_constant_folding=not spelling.keep_batch_norm,
         input_names=[*spec.inputs],
         output_names=["output"],
-        dynamic_axes={name: {0: "batch"} for name in names},
+        dynamic_axes={name: {0: "batch"} for name in names} if spelling.dynamic else None,
     )
 
 
-def _export_dynamo(model: torch.nn.Module, spec: Spec, path: Path) -> None:
+def _export_dynamo(
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    spec: Spec,
+    spelling: Spelling,
+    path: Path,
+) -> None:
     import torch
 
-    shapes = tuple({0: torch.export.Dim("batch")} for _ in spec.inputs)
+    program = isinstance(model, torch.export.ExportedProgram)
     torch.onnx.export(
         model,
-        example(spec),  # a batch of 1 would be taken for a constant
+        () if program else example(spec),
         path,
         dynamo=True,
+        opset_version=spelling.opset,
         input_names=[*spec.inputs],
         output_names=["output"],
-        dynamic_shapes=(shapes,) if spec.library == "transformers" else shapes,  # takes *inputs
+        dynamic_shapes=_shapes(spec) if spelling.dynamic and not program else None,
         external_data=False,
         verbose=False,
     )
+
+
+def _shapes(spec: Spec) -> tuple[object, ...]:
+    import torch
+
+    shapes = tuple({0: torch.export.Dim("batch")} for _ in spec.inputs)
+    return (shapes,) if spec.library == "transformers" else shapes  # it takes *inputs
 
 
 def main() -> None:
