@@ -14,8 +14,9 @@ samples in onnxruntime with optimizations off:
 
 A second table compares on the same heavy ops: what the other tool leaves float is excluded in
 fusewright, and what fusewright leaves float is put back to float in the other tool's file (the
-guard's grouped convolutions; attention of a size that the target runs in float). The best method
-of each tool is marked; --min-gain asks for a distance to the best of all.
+guard's grouped convolutions; attention of a size that the target runs in float), or the tool runs
+again, told to leave it float. The best method of each tool is marked; --min-gain asks for a
+distance to the best of all, ops put back.
 
 The corpus is found by --corpus, by FUSEWRIGHT_CORPUS, or beside the checkout. Exit code 1 if any
 row failed or --min-gain was missed.
@@ -24,6 +25,7 @@ row failed or --min-gain was missed.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -40,7 +42,7 @@ import onnxruntime
 from bench_tasks import SAMPLES, load_tasks
 from int8_ops import count_int8
 from peers import METHODS
-from same_ops import Comparer, Figure, SameOps, least_gain, same_ops_lines
+from same_ops import Comparer, Figure, Peer, SameOps, least_gain, same_ops_lines
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = "default"
@@ -119,6 +121,13 @@ def peers(job: Job) -> Iterator[tuple[str, list[str]]]:
             yield f"{tool} {method}", [*argv, "--method", method]
 
 
+def run_peer(
+    argv: Sequence[str], out: Path, excluded: Sequence[str] = ()
+) -> tuple[float, str | None]:
+    """Runs another tool, which leaves the nodes `excluded` float."""
+    return run([*argv, *(f"--float={name}" for name in excluded), "-o", str(out)])
+
+
 def scored(job: Job, tool: str, out: Path, done: tuple[float, str | None]) -> Score:
     """The row of a tool that was run."""
     wall, error = done
@@ -142,10 +151,11 @@ def bench(job: Job) -> Iterator[Score | SameOps]:
     out = job.folder / "peer.onnx"
     for tool, argv in peers(job):
         out.unlink(missing_ok=True)
-        row = scored(job, tool, out, run([*argv, "-o", str(out)]))
+        again = functools.partial(run_peer, argv)
+        row = scored(job, tool, out, again(out))
         yield row
         if comparer is not None and not row.error:
-            yield comparer.compare(tool, out, Figure(row.sqnr, row.score))
+            yield comparer.compare(Peer(tool, out, Figure(row.sqnr, row.score), again))
 
 
 def measure(name: str, task: Any, options: argparse.Namespace) -> Iterator[Score | SameOps]:
@@ -178,7 +188,7 @@ def parse() -> argparse.Namespace:
 
 def write(path: Path, scores: Sequence[Score], pairs: Sequence[SameOps]) -> None:
     """The figures as JSON."""
-    compared = [asdict(pair) | {"gain": pair.gain} for pair in pairs]
+    compared = [asdict(pair) | {"gain": pair.gain, "gain_told": pair.gain_told} for pair in pairs]
     figures = {"scores": [asdict(score) for score in scores], "same_ops": compared}
     path.write_text(json.dumps(finite(figures), indent=1) + "\n")
 

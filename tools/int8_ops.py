@@ -108,8 +108,9 @@ def put_back(
 ) -> onnx.ModelProto:
     """A copy of another tool's file in which the heavy ops `names` compute in float.
 
-    Their operands are read in front of their pairs, and so is their output by arithmetic that is
-    not heavy, which errs in favour of the tool. Weights stored as INT8 become the original's.
+    The pairs on their operands and outputs go: for arithmetic that is not heavy in any case, and
+    for all readers where no other INT8 op needs them. That errs in favour of the tool. Weights
+    stored as INT8 become the original's.
 
     Raises:
         ValueError: weights that are not those of the float model, or another op lost its INT8.
@@ -141,10 +142,17 @@ def _stored(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
 
 @dataclass
 class _Edit:
-    """Float copies of quantized tensors, made where they are asked for."""
+    """Float copies of quantized tensors, made where they are asked for.
+
+    Attributes:
+        pairs: the pairs met: quantized tensor → the float one in front of it.
+        copies: tensors behind moves → their float copy.
+        added: moves copied for them, by the name of the original.
+    """
 
     graph: onnx.GraphProto
     weights: Mapping[str, np.ndarray]
+    pairs: dict[str, str] = field(default_factory=dict)
     copies: dict[str, str] = field(default_factory=dict)
     added: dict[str, onnx.NodeProto] = field(default_factory=dict)
 
@@ -153,30 +161,42 @@ class _Edit:
         self.producers = {out: node for node in self.graph.node for out in node.output}
 
     def free(self, node: onnx.NodeProto, source: onnx.NodeProto) -> None:
-        """Takes the pairs around one heavy op away; `source` is the same op in the float file."""
+        """Reads one heavy op's operands in float; `source` is the same op in the float file."""
         for slot, tensor in enumerate(node.input):
             weights = source.input[slot] if slot < len(source.input) else ""
             node.input[slot] = self._float(tensor, weights)
-        for reader in self._readers(node.output[0], "QuantizeLinear"):
-            for pair in self._readers(reader.output[0], "DequantizeLinear"):
-                self._bypass(pair.output[0], node.output[0])
+        for quantize in self.graph.node:
+            if quantize.op_type == "QuantizeLinear" and quantize.input[0] == node.output[0]:
+                self.pairs[quantize.output[0]] = node.output[0]
 
     def apply(self) -> None:
-        """Puts the copied moves behind those they copy."""
+        """Puts the copied moves behind those they copy, and takes the pairs met out."""
         nodes = list(self.graph.node)
         del self.graph.node[:]
         for node in nodes:
             self.graph.node.append(node)
             if key(node) in self.added:
                 self.graph.node.append(self.added[key(node)])
+        needed = self._needed()
+        pairs = [n for n in nodes if n.op_type == "DequantizeLinear" and n.input[0] in self.pairs]
+        for pair in pairs:
+            keep = (*HEAVY, *MOVING) if pair.output[0] in needed else ()
+            for node in self.graph.node:
+                if node.op_type not in keep:
+                    self._replace(node, pair.output[0], self.pairs[pair.input[0]])
 
-    def _readers(self, tensor: str, op: str) -> list[onnx.NodeProto]:
-        return [n for n in self.graph.node if n.op_type == op and n.input[0] == tensor]
+    def _needed(self) -> set[str]:
+        """Tensors that INT8 ops read, also through moves."""
+        found: set[str] = set()
+        for node, int8 in heavy_nodes(self.graph):
+            found.update(node.input if int8 else ())
+        for node in reversed(self.graph.node):
+            if node.op_type in MOVING and found.intersection(node.output):
+                found.update(node.input)
+        return found
 
-    def _bypass(self, dequantized: str, tensor: str) -> None:
-        for node in self.graph.node:
-            if node.op_type not in (*HEAVY, *MOVING):
-                node.input[:] = [tensor if name == dequantized else name for name in node.input]
+    def _replace(self, node: onnx.NodeProto, old: str, new: str) -> None:
+        node.input[:] = [new if name == old else name for name in node.input]
 
     def _float(self, tensor: str, weights: str) -> str:
         """The tensor in front of all pairs that moves alone part it from."""
@@ -186,6 +206,7 @@ class _Edit:
         if node is not None and node.op_type == "DequantizeLinear":
             quantize = self.producers.get(node.input[0])
             if quantize is not None and quantize.op_type == "QuantizeLinear":
+                self.pairs[quantize.output[0]] = quantize.input[0]
                 return self._float(quantize.input[0], weights)
             return self._restored(node, weights)
         if node is None or node.op_type not in MOVING:

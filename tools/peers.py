@@ -7,15 +7,17 @@
 `plain` loads the model and runs every sample through it, one by one: the floor under any
 calibration. `onnxruntime` is quant_pre_process and quantize_static, `modelopt` is NVIDIA's
 modelopt.onnx.quantization; both write INT8 Q/DQ, symmetric, weights per channel, the remainder in
-float32. All read DATA with np.load, whole, and take every sample in it. The interpreter that runs
-this needs the named tool alone.
+float32. All read DATA with np.load, whole, and take every sample in it. --float names a node that
+the tool is told to leave float. The interpreter that runs this needs the named tool alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,9 @@ def run_plain(model: Path, data: Path) -> None:
         session.run(None, {name: array[i : i + 1] for name, array in samples.items()})
 
 
-def quantize_onnxruntime(model: Path, data: Path, out: Path, method: str) -> None:
+def quantize_onnxruntime(
+    model: Path, data: Path, out: Path, method: str, excluded: Sequence[str] = ()
+) -> None:
     """Preprocesses and quantizes for TensorRT as onnxruntime documents it, one sample a batch."""
     import numpy as np
     from onnxruntime import quantization
@@ -66,6 +70,7 @@ def quantize_onnxruntime(model: Path, data: Path, out: Path, method: str) -> Non
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=list(excluded),
             calibrate_method=getattr(methods, {"minmax": "MinMax"}.get(method, method.title())),
             extra_options={
                 "ActivationSymmetric": True,
@@ -75,7 +80,9 @@ def quantize_onnxruntime(model: Path, data: Path, out: Path, method: str) -> Non
         )
 
 
-def quantize_modelopt(model: Path, data: Path, out: Path, method: str) -> None:
+def quantize_modelopt(
+    model: Path, data: Path, out: Path, method: str, excluded: Sequence[str] = ()
+) -> None:
     """Quantizes with ModelOpt's defaults, calibrating on the CPU, the remainder in float32."""
     import numpy as np
     from modelopt.onnx.quantization import quantize
@@ -91,6 +98,8 @@ def quantize_modelopt(model: Path, data: Path, out: Path, method: str) -> None:
             calibration_eps=["cpu"],
             high_precision_dtype="fp32",
             output_path=str(out),
+            # Patterns, matched from the start of a name.
+            nodes_to_exclude=[f"{re.escape(name)}$" for name in excluded],
             log_level="ERROR",
         )
 
@@ -105,6 +114,7 @@ def main() -> None:
     parser.add_argument(
         "--method", help="; ".join(f"{k}: {', '.join(v)}" for k, v in METHODS.items())
     )
+    parser.add_argument("--float", action="append", default=[], metavar="NODE", help="repeatable")
     options = parser.parse_args()
     if options.tool == "plain":
         run_plain(options.model, options.data)
@@ -112,7 +122,8 @@ def main() -> None:
     if options.method not in METHODS[options.tool] or options.output is None:
         parser.error(f"{options.tool} takes --method {{{','.join(METHODS[options.tool])}}} and -o")
     jobs = {"onnxruntime": quantize_onnxruntime, "modelopt": quantize_modelopt}
-    jobs[options.tool](options.model, options.data, options.output, options.method)
+    job = jobs[options.tool]
+    job(options.model, options.data, options.output, options.method, options.float)
 
 
 if __name__ == "__main__":

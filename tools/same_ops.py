@@ -4,13 +4,17 @@ What the other tool leaves float is excluded in fusewright, by group: a group of
 leaves one heavy op float is float as a whole. What fusewright then leaves float is put back to
 float in the other tool's file. So both files have the same heavy ops in INT8, each with the pairs
 that its own tool places around them.
+
+Put back, a file keeps pairs that the tool placed for more than these ops, such as on a residual
+stream. So the tool also runs again, told to leave them float: where it then has the same ops in
+INT8 that is a second figure, beside the first.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,7 +42,9 @@ class SameOps:
         excluded: groups that were excluded in fusewright.
         int8: number of heavy ops of the float model that are in INT8 in both.
         peer: the tool's file as it is.
-        peer_same: the tool's file on the same ops.
+        peer_same: the tool's file on the same ops, the others put back to float.
+        peer_told: the tool told to leave the others float; NaN where it does not end up with the
+            same ops.
         ours_same: fusewright's on the same ops.
         ours: fusewright's at default settings.
         original: the FP32 model.
@@ -52,6 +58,7 @@ class SameOps:
     int8: int = 0
     peer: Figure = Figure()
     peer_same: Figure = Figure()
+    peer_told: Figure = Figure()
     ours_same: Figure = Figure()
     ours: Figure = Figure()
     original: Figure = Figure()
@@ -61,6 +68,11 @@ class SameOps:
     def gain(self) -> float:
         """How much more SQNR fusewright has on the same ops, in dB."""
         return self.ours_same.sqnr - self.peer_same.sqnr
+
+    @property
+    def gain_told(self) -> float:
+        """The same over the tool that was told."""
+        return self.ours_same.sqnr - self.peer_told.sqnr
 
 
 class Job(Protocol):
@@ -75,6 +87,24 @@ class Job(Protocol):
 
     def judge(self, quantized: Path) -> tuple[float, float]:
         """SQNR in dB and score of one quantized file."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A file that another tool wrote.
+
+    Attributes:
+        tool: its name and method.
+        path: the file.
+        figure: of the file as it is.
+        again: runs the tool once more: where to write, which of its nodes to leave float; gives
+            wall seconds and the error.
+    """
+
+    tool: str
+    path: Path
+    figure: Figure
+    again: Callable[[Path, Sequence[str]], tuple[float, str | None]]
 
 
 @dataclass
@@ -98,15 +128,15 @@ class Comparer:
         self.graph = onnx.load(self.job.task.model).graph
         self.owners = owners(_report(self.everything), self.graph)
 
-    def compare(self, tool: str, path: Path, peer: Figure) -> SameOps:
-        """The row of the tool that wrote `path`, whose figure is `peer`."""
+    def compare(self, peer: Peer) -> SameOps:
+        """The row of another tool's file."""
         try:
-            return self._compare(tool, path, peer)
+            return self._compare(peer)
         except ValueError as error:
-            return SameOps(self.job.name, tool, error=str(error))
+            return SameOps(self.job.name, peer.tool, error=str(error))
 
-    def _compare(self, tool: str, path: Path, peer: Figure) -> SameOps:
-        model = onnx.load(path)
+    def _compare(self, peer: Peer) -> SameOps:
+        model = onnx.load(peer.path)
         found = by_original_name(model.graph, self.graph)
         theirs = {name for name, (_, int8) in found.items() if int8}
         excluded = tuple(self._excluded(theirs))
@@ -114,15 +144,18 @@ class Comparer:
         same = self._int8(file)
         if not same <= theirs:
             raise ValueError(f"in INT8 in fusewright's file alone: {', '.join(same - theirs)}")
+        others = theirs - same
+        nodes = sorted(key(found[name][0]) for name in others)
         return SameOps(
             self.job.name,
-            tool,
+            peer.tool,
             left_float=self._named(lambda name: name not in theirs),
-            put_back=self._named((theirs - same).__contains__),
+            put_back=self._named(others.__contains__),
             excluded=excluded,
             int8=len(same),
-            peer=peer,
-            peer_same=self._theirs(model, theirs - same) if theirs - same else peer,
+            peer=peer.figure,
+            peer_same=self._put_back(model, others) if others else peer.figure,
+            peer_told=self._told(peer, nodes, same) if others else peer.figure,
             ours_same=ours_same,
             ours=self.ours,
             original=self.original,
@@ -148,10 +181,21 @@ class Comparer:
             self.done[excluded] = (out, Figure(*self.job.judge(out)))
         return self.done[excluded]
 
-    def _theirs(self, model: onnx.ModelProto, names: Collection[str]) -> Figure:
+    def _put_back(self, model: onnx.ModelProto, names: Collection[str]) -> Figure:
         out = self.job.folder / "put_back.onnx"
         onnx.save(put_back(model, self.graph, names), out)
         return Figure(*self.job.judge(out))
+
+    def _told(self, peer: Peer, nodes: Sequence[str], same: Collection[str]) -> Figure:
+        """Of the tool run again without `nodes`, if it then has `same` in INT8."""
+        out = self.job.folder / "told.onnx"
+        out.unlink(missing_ok=True)
+        _, error = peer.again(out, nodes)
+        if error:
+            raise ValueError(error)
+        found = by_original_name(onnx.load(out).graph, self.graph)
+        has = {name for name, (_, int8) in found.items() if int8}
+        return Figure(*self.job.judge(out)) if has == same else Figure()
 
     def _named(self, wanted: Any) -> tuple[str, ...]:
         nodes = (node for node, _ in heavy_nodes(self.graph))
@@ -173,7 +217,7 @@ def same_ops_lines(rows: Sequence[SameOps]) -> Iterator[str]:
     if not rows:
         return
     yield "\nOn the same heavy ops: SQNR in dB, * the best method of the tool on them"
-    titles = ("as is", "same ops", "ours same", "gain", "ours all")
+    titles = ("as is", "put back", "told", "ours same", "gain", "over told", "ours all")
     head = f"{'task':30} {'tool':24} {'left float':22} {'put back':16}"
     yield f"{head} {' '.join(f'{title:>9}' for title in titles)}  score fp32/tool/same/all"
     for row in rows:
@@ -191,13 +235,14 @@ def _mark(row: SameOps, rows: Sequence[SameOps]) -> str:
 
 
 def _figures(row: SameOps) -> str:
-    sqnr = [f.sqnr for f in (row.peer, row.peer_same, row.ours_same)]
+    sqnr = [f.sqnr for f in (row.peer, row.peer_same, row.peer_told, row.ours_same)]
+    gains = f"{row.gain:+9.2f} {row.gain_told:+9.2f} {row.ours.sqnr:9.2f}"
     numbers = " ".join(f"{value:9.2f}" for value in sqnr)
     score = "/".join(
         f"{f.score:.2f}" for f in (row.original, row.peer_same, row.ours_same, row.ours)
     )
     ops = f"{_counts(row.left_float):22} {_counts(row.put_back):16}"
-    return f"{ops} {numbers} {row.gain:+9.2f} {row.ours.sqnr:9.2f}  {score}"
+    return f"{ops} {numbers} {gains}  {score}"
 
 
 def _counts(ops: Sequence[str]) -> str:

@@ -99,6 +99,25 @@ def test_a_pair_that_serves_two_ops_as_output_and_input_stays() -> None:
     assert _int8(back) == {"a": False, "b": True}
 
 
+def test_a_pair_that_nothing_in_int8_needs_goes_for_all_readers() -> None:
+    shared = f"{WEIGHTS} {PAIR.format('x')} [a] t = Conv(xd, wd) i = Identity(xd) y = Add(t, i)"
+    original = "[a] t = Conv(x, w) y = Add(t, x)"
+    back = put_back(_model(shared), _model(original).graph, {"a"})
+    np.testing.assert_array_equal(_run(back), _run(_model(original)))
+
+
+def test_a_pair_that_another_op_needs_goes_for_arithmetic_alone() -> None:
+    line = "{} {} [a] t = Conv({x}, {w}) [b] u = Conv({xd}, {vd}) e = Add(t, u) y = Add(e, {x})"
+    names = {"x": "xd", "w": "wd", "xd": "xd", "vd": "vd"}
+    model = _model(line.format(WEIGHTS, PAIR.format("x"), **names))
+    original = line.format("", "", x="x", w="w", xd="x", vd="v")
+    back = put_back(model, _model(original).graph, {"a"})
+    names |= {"x": "x", "w": "w"}
+    np.testing.assert_array_equal(
+        _run(back), _run(_model(line.format(WEIGHTS, PAIR.format("x"), **names)))
+    )
+
+
 def _group(name: str, kind: str, nodes: list[str], weights: bool) -> dict[str, Any]:
     return {"name": name, "kind": kind, "nodes": nodes, "weights": [1] if weights else []}
 

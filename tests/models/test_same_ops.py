@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ import onnx
 import onnx.parser
 import pytest
 from int8_ops import count_int8
-from same_ops import Comparer, Figure, SameOps, least_gain, same_ops_lines
+from same_ops import Comparer, Figure, Peer, SameOps, least_gain, same_ops_lines
 
 HEAD = """<ir_version: 8, opset_import: ["" : 13]>
 g (float[1,2,4,4] x) => (float[1,2,4,4] y)
@@ -83,33 +83,64 @@ CASES = {  # in INT8 in the tool's file: excluded here, put back there, in INT8 
 }
 
 
+@dataclass
+class FakeTool:
+    """Quantizes the Convs `int8` but for those it is told to leave float, and what hangs on them.
+
+    Attributes:
+        drags: what it leaves float as well when it is told to leave something float.
+    """
+
+    folder: Path
+    int8: str
+    drags: str = ""
+    told: list[str] = field(default_factory=list)
+
+    def run(self, out: Path, excluded: Sequence[str] = ()) -> tuple[float, str | None]:
+        self.told += excluded
+        dropped = [*excluded, *self.drags] if excluded else []
+        _model("".join(name for name in self.int8 if name not in dropped), out)
+        return 0.0, None
+
+    def peer(self, comparer: Comparer, method: str = "max") -> Peer:
+        path = self.folder / "peer.onnx"
+        self.run(path)
+        return Peer(f"tool {method}", path, Figure(*comparer.job.judge(path)), self.run)
+
+
 @pytest.mark.parametrize("int8", CASES)
 def test_same_ops(int8: str, comparer: Comparer, tmp_path: Path) -> None:
     excluded, put_back, both = CASES[int8]
-    peer = Figure(*comparer.job.judge(_model(int8, tmp_path / "peer.onnx")))
-    row = comparer.compare("tool max", tmp_path / "peer.onnx", peer)
+    tool = FakeTool(tmp_path, int8)
+    row = comparer.compare(tool.peer(comparer))
     assert row.error is None
     assert (row.excluded, row.put_back, row.int8) == (excluded, put_back, both)
     assert row.left_float == tuple(f"Conv {name}" for name in NAMES if name not in int8)
     assert row.ours == Figure(38.0, 99.0)
     assert row.peer == Figure(40.0 - len(int8), 99.0)
-    assert row.ours_same == row.peer_same == Figure(40.0 - both, 99.0)
+    assert row.ours_same == row.peer_same == row.peer_told == Figure(40.0 - both, 99.0)
+    assert [f"Conv {name}" for name in tool.told] == list(put_back)
+
+
+def test_told_tool_with_other_ops_gives_no_figure(comparer: Comparer, tmp_path: Path) -> None:
+    row = comparer.compare(FakeTool(tmp_path, "abc", drags="b").peer(comparer))
+    assert row.error is None
+    assert row.gain == 0.0
+    assert math.isnan(row.peer_told.sqnr)
 
 
 def test_methods_of_one_tool_share_a_run(comparer: Comparer, tmp_path: Path) -> None:
-    peer = _model("b", tmp_path / "peer.onnx")
     for method in ("max", "entropy"):
-        comparer.compare(f"tool {method}", peer, Figure(30.0, 99.0))
+        comparer.compare(FakeTool(tmp_path, "b").peer(comparer, method))
     assert comparer.job.runs == [(), ("--exclude", "group a")]
 
 
 def test_what_cannot_be_compared_says_why(comparer: Comparer, tmp_path: Path) -> None:
-    peer = tmp_path / "peer.onnx"
-    shutil.copyfile(comparer.job.task.model, peer)
-    model = onnx.load(peer)
+    peer = FakeTool(tmp_path, "ab").peer(comparer)
+    model = onnx.load(peer.path)
     next(n for n in model.graph.node if n.name == "a").name = "other"
-    onnx.save(model, peer)
-    row = comparer.compare("tool max", peer, Figure(30.0, 99.0))
+    onnx.save(model, peer.path)
+    row = comparer.compare(peer)
     assert row.error == "Conv 'other' is not in the float model"
     assert "not in the float model" in "\n".join(same_ops_lines([row]))
 
@@ -121,6 +152,7 @@ def _row(tool: str, peer: float, ours: float) -> SameOps:
         left_float=("Einsum i", "Einsum j", "Gemm k"),
         peer=Figure(peer - 1, 98.0),
         peer_same=Figure(peer, 98.0),
+        peer_told=Figure(peer + 0.5, 98.0),
         ours_same=Figure(ours, 99.0),
         ours=Figure(ours - 2, 99.0),
     )
@@ -133,6 +165,7 @@ def test_table_marks_the_best_method_of_each_tool() -> None:
     assert "2 Einsum, 1 Gemm" in lines[2]
     assert lines[-1].endswith("least gain +1.00 dB")
     assert least_gain(rows) == pytest.approx(1.0)
+    assert rows[1].gain_told == pytest.approx(0.5)
     assert list(same_ops_lines([])) == []
 
 
