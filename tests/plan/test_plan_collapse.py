@@ -181,6 +181,14 @@ def test_call_does_not_take_the_name_of_a_node_that_stays() -> None:
     assert len(names) == len(set(names))
 
 
+def test_call_that_gives_way_does_not_take_the_name_of_another() -> None:
+    plan = plan_of(_blocks)
+    stays = next(n for n in plan.model.graph.nodes if n.op == "Flatten")
+    plan.groups[0].name, plan.groups[1].name = stays.name, f"{stays.name}_2"
+    names = [n.name for n in _collapsed(plan).graph.node]
+    assert len(names) == len(set(names))
+
+
 def test_residual_reads_x_and_skip_in_the_order_of_the_contract() -> None:
     def build(net: Net) -> str:
         x = net.input("x", 1, 4, 8, 8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.walk import toposort
@@ -58,11 +60,12 @@ def sweep(graph: gs.Graph) -> None:
 class Names:
     """Hands out names that the graph does not use yet."""
 
-    def __init__(self, graph: gs.Graph) -> None:
-        """Collects the tensor and node names of `graph`."""
+    def __init__(self, graph: gs.Graph, reserved: Iterable[str] = ()) -> None:
+        """Collects the tensor and node names of `graph`; `reserved` are as good as used."""
         self._used = {t.name for n in graph.nodes for t in (*n.inputs, *n.outputs)}
         self._used |= {t.name for t in (*graph.inputs, *graph.outputs)}
         self._used |= {n.name for n in graph.nodes}
+        self._used.update(reserved)
         for subgraph in graph.subgraphs(recursive=True):
             for node in subgraph.nodes:
                 self._used |= {node.name, *(t.name for t in (*node.inputs, *node.outputs))}

@@ -64,10 +64,10 @@ def _restore(match: Match, edit: Edit) -> str | None:
         return "a map that is not one sequence"
     if length not in _window_lengths(edit):
         return f"no other attention of this model in windows of {length} tokens"
-    _reshape(x, [linear.nodes[0]], [length, linear.weight.shape[0]], edit)
+    _reshape(x, [linear.nodes[0]], [length, linear.weight.shape[0]], linear, edit)
     if not region_ahead(output.output, edit.opset).nodes:
         sizes = [length, output.weight.shape[1]]
-        _reshape(output.output, list(output.output.outputs), sizes, edit)
+        _reshape(output.output, list(output.output.outputs), sizes, output, edit)
     return None
 
 
@@ -90,11 +90,14 @@ def _window_lengths(edit: Edit) -> set[int]:
     return found
 
 
-def _reshape(tensor: gs.Tensor, readers: list[gs.Node], sizes: list[int], edit: Edit) -> None:
+def _reshape(
+    tensor: gs.Tensor, readers: list[gs.Node], sizes: list[int], linear: Linear, edit: Edit
+) -> None:
+    """Puts a reshape between a tensor and its readers, in the name of the Linear beside it."""
     target = edit.constant(f"{tensor.name}_window", np.array([-1, *sizes], np.int64))
     node = edit.node("Reshape", [tensor, target], f"{tensor.name}_window")
     node.outputs[0].dtype, node.outputs[0].shape = tensor.dtype, tensor.shape
-    edit.model.merge_origins(node, readers[:1])
+    edit.model.merge_origins(node, linear.nodes)
     for reader in readers:
         for i, read in enumerate(reader.inputs):
             if read is tensor:

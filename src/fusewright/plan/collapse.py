@@ -136,7 +136,7 @@ def _collapse(graph: gs.Graph, groups: Sequence[Group]) -> gs.Graph:
     by_name = {node.name: node for node in graph.nodes}
     outputs = {id(t) for t in graph.outputs}
     bodies = _Bodies(int(graph.opset))
-    names = Names(graph)
+    names = Names(graph, (group.name for group in groups))
     inside: set[int] = set()
     calls: list[_Call] = []
     for group in groups:
