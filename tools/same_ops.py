@@ -236,13 +236,17 @@ def _mark(row: SameOps, rows: Sequence[SameOps]) -> str:
 
 def _figures(row: SameOps) -> str:
     sqnr = [f.sqnr for f in (row.peer, row.peer_same, row.peer_told, row.ours_same)]
-    gains = f"{row.gain:+9.2f} {row.gain_told:+9.2f} {row.ours.sqnr:9.2f}"
-    numbers = " ".join(f"{value:9.2f}" for value in sqnr)
+    gains = " ".join(_number(value, "+9.2f") for value in (row.gain, row.gain_told))
+    numbers = " ".join(_number(value, "9.2f") for value in sqnr)
     score = "/".join(
         f"{f.score:.2f}" for f in (row.original, row.peer_same, row.ours_same, row.ours)
     )
     ops = f"{_counts(row.left_float):22} {_counts(row.put_back):16}"
-    return f"{ops} {numbers} {gains}  {score}"
+    return f"{ops} {numbers} {gains} {row.ours.sqnr:9.2f}  {score}"
+
+
+def _number(value: float, form: str) -> str:
+    return f"{'-':>9}" if np.isnan(value) else format(value, form)
 
 
 def _counts(ops: Sequence[str]) -> str:

@@ -127,6 +127,7 @@ def test_told_tool_with_other_ops_gives_no_figure(comparer: Comparer, tmp_path: 
     assert row.error is None
     assert row.gain == 0.0
     assert math.isnan(row.peer_told.sqnr)
+    assert "nan" not in "\n".join(same_ops_lines([row]))
 
 
 def test_methods_of_one_tool_share_a_run(comparer: Comparer, tmp_path: Path) -> None:
