@@ -2,6 +2,7 @@
 
 (x·W)·c → x·(W·c)        through whatever layout lies between
 (q·kᵀ)·c → (q·c)·kᵀ      so that the first can take it on
+q·(k·c)ᵀ → (q·c)·kᵀ      where a norm or rotation keeps it from the projection: half of √c each
 x·Wq, x·Wk, x·Wv → split(x·[Wq Wk Wv])
 """
 
@@ -13,8 +14,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import bypass, detach
-from fusewright.graph.layout import Region, region_ahead, region_behind
-from fusewright.graph.walk import rank_of, scalar, values
+from fusewright.graph.layout import Region, moved_inputs, region_ahead, region_behind
+from fusewright.graph.walk import STANDARD_DOMAINS, is_constant, producer, rank_of, scalar, values
 from fusewright.match.attention import (
     CORE,
     Attention,
@@ -67,6 +68,64 @@ def _scale_into_linear(match: Match, edit: Edit) -> str | None:
         return "it names an output of the model"
     _scale(linear, columns, _factor(match), edit)
     return None
+
+
+def _scale_on_queries(match: Match, edit: Edit) -> str | None:
+    scores = match.named["scores"]
+    scaled = _scaled_keys(scores.inputs[1], edit)
+    if is_constant(scores.inputs[0]) or scores.inputs[0].dtype is None:
+        return "q of unknown type"
+    if scaled is None:
+        return "k is not scaled by one stored number"
+    node, x, factor = scaled
+    _scale_operand(scores, factor, node, edit)
+    bypass(edit.model.graph, node, x)
+    return None
+
+
+def _scale_operand(scores: gs.Node, factor: float, origin: gs.Node, edit: Edit) -> None:
+    """Multiplies q where q·kᵀ reads it; into the number that already does, where there is one."""
+    q = scores.inputs[0]
+    maker = producer(q)
+    free = len(q.outputs) == 1 and not any(t is q for t in edit.model.graph.outputs)
+    if maker is not None and maker.op == "Mul" and free:
+        for i, tensor in enumerate(maker.inputs):
+            if is_constant(tensor) and scalar(tensor) is not None:
+                product = (values(tensor).astype(np.float64) * factor).astype(tensor.dtype)
+                maker.inputs[i] = edit.stored(tensor, product)
+                edit.model.merge_origins(maker, [origin])
+                return
+    stored = edit.constant(f"{origin.name}_on_q", np.array(factor, q.dtype))
+    mul = edit.node("Mul", [q, stored], f"{origin.name}_on_q")
+    mul.outputs[0].dtype, mul.outputs[0].shape = q.dtype, q.shape
+    scores.inputs[0] = mul.outputs[0]
+    edit.model.merge_origins(mul, [origin])
+    edit.model.graph.nodes.append(mul)
+
+
+def _scaled_keys(tensor: gs.Tensor, edit: Edit) -> tuple[gs.Node, gs.Tensor, float] | None:
+    """The node that scales keys by one stored number, what it scales, and by how much.
+
+    Between it and `tensor` there is layout that nothing else reads.
+    """
+    outputs = edit.model.graph.outputs
+    while True:
+        node = producer(tensor)
+        if node is None or len(tensor.outputs) != 1 or any(t is tensor for t in outputs):
+            return None
+        moved = moved_inputs(node, edit.opset)
+        if len(moved) != 1 or len(node.outputs) != 1:
+            break
+        (tensor,) = moved
+    if node.op not in ("Mul", "Div") or node.domain not in STANDARD_DOMAINS:
+        return None
+    x, c = node.inputs if is_constant(node.inputs[1]) else node.inputs[::-1]
+    if not is_constant(c) or is_constant(x) or (node.op == "Div" and c is node.inputs[0]):
+        return None
+    factor, rank = scalar(c), rank_of(x)
+    if not factor or rank is None or values(c).ndim > rank:
+        return None
+    return node, x, 1.0 / factor if node.op == "Div" else factor
 
 
 def _linear_behind(tensor: gs.Tensor, edit: Edit) -> Linear | None:
@@ -185,5 +244,7 @@ RULES = (
         ),
         _scale_into_linear,
     ),
+    # PyTorch's scaled_dot_product_attention scales q and k by half the exponent each.
+    Rule("KeyScale", "q·(k·c)ᵀ → (q·c)·kᵀ", CORE, _scale_on_queries),
     Rule("PackedProjection", "x·Wq, x·Wk, x·Wv → split(x·[Wq Wk Wv])", CORE, _pack),
 )
