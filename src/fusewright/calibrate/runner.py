@@ -258,10 +258,6 @@ def _session_options(options: CalibrationOptions, folder: Path | None) -> ort.Se
     """Optimizations on: graph outputs are kept, and what feeds them differs by rounding only."""
     chosen = session_options(optimize=True)
     chosen.intra_op_num_threads = options.threads
-    # Observers work between runs; threads that spin meanwhile lose their turn on a shared machine
-    # (resnet20, 512 images, two busy cores: 2.9 s spinning, 1.6 s not, though the median run takes
-    # 10 to 15 % longer).
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if folder is not None:
         chosen.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder.resolve())
