@@ -8,6 +8,8 @@ Where a window covers the map, cutting it may be a reshape to the shape it has: 
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -60,14 +62,18 @@ def _restore(match: Match, edit: Edit) -> str | None:
         return "layout in front of it"
     if not has_position_bias(attention):
         return "no stored bias per head and pair of positions"
-    if x.shape is None or len(x.shape) != 3 or x.shape[1] != length:
-        return "a map that is not one sequence"
+    tokens = [] if x.shape is None else list(x.shape[1:-1])
+    if len(tokens) not in (1, 2) or not all(isinstance(n, int) for n in tokens):
+        return "a map of unknown size"
+    if prod(tokens) != length:
+        return "a map of more tokens than the attention reads"
     if length not in _window_lengths(edit):
         return f"no other attention of this model in windows of {length} tokens"
-    _reshape(x, [linear.nodes[0]], [length, linear.weight.shape[0]], linear, edit)
-    if not region_ahead(output.output, edit.opset).nodes:
-        sizes = [length, output.weight.shape[1]]
-        _reshape(output.output, list(output.output.outputs), sizes, output, edit)
+    _reshape(x, [linear.nodes[0]], [*tokens, linear.weight.shape[0]], linear, edit)
+    back = output.output
+    if not region_ahead(back, edit.opset).nodes:
+        flat = [None, length, output.weight.shape[1]]
+        _reshape(back, list(back.outputs), list(back.shape or flat)[1:], output, edit)
     return None
 
 
