@@ -48,6 +48,11 @@ def _text(blocks: int, pooled: bool = True) -> Counts:
     return {kind: count for kind, count in counts.items() if kind != "ConvBN"}
 
 
+def _rotated(blocks: int, norm: str, norms: int) -> Counts:
+    """Where something stands between projection and core, each is a group of its own."""
+    return {"ScaledDotProductAttention": blocks, norm: norms, "LinearAct": blocks}
+
+
 def _swin(*depths: int, norms: int, pools: int = 1) -> Counts:
     """`pools`: timm's is a mean over height and width in the middle, which is no pool."""
     blocks = sum(depths)
@@ -78,11 +83,14 @@ _DETR = {
 COUNTS = {
     "torchvision ViT": _vit(2),
     "timm ViT": _vit(2),
+    # Norms of q and k in every block; they stand between the projection and the core.
+    "timm ViT, norms of q and k": _rotated(2, "LayerNorm", norms=9) | {"ConvBN": 1, "Linear": 7},
     "transformers ViT eager": _vit(2),
     "transformers ViT sdpa": _vit(2),
     # A norm behind the patches, one per merge, two per block, one at the end.
     "torchvision Swin padded": _swin(2, 2, norms=11),
     "timm Swin": _swin(2, 2, norms=11, pools=0),
+    "timm Swin v2": _swin(2, 2, norms=11, pools=0),
     "transformers Swin": _swin(2, 2, norms=11),
     "transformers Swin v2": _swin(2, 2, norms=11),
     "BERT eager": _text(2),
@@ -91,6 +99,8 @@ COUNTS = {
     "DistilBERT": _text(2),
     "GPT-2 eager": _text(2, pooled=False),
     "GPT-2 sdpa": _text(2, pooled=False),
+    # Three projections to attention and two to the gate, which is no bias, act or scale of one.
+    "Llama": _rotated(2, "RMSNorm", norms=5) | {"Linear": 13},
     "DETR": _DETR,
 }
 LARGE = {
@@ -102,7 +112,12 @@ LARGE = {
     "swin_t": _swin(2, 2, 6, 2, norms=29),
     "swin_tiny_patch4_window7_224": _swin(2, 2, 6, 2, norms=29, pools=0),
     "hf_swin": _swin(2, 2, 6, 2, norms=29),
+    "swin_v2_t": _swin(2, 2, 6, 2, norms=29),
+    "swinv2_tiny_window8_256": _swin(2, 2, 6, 2, norms=29, pools=0),
+    "hf_swinv2": _swin(2, 2, 6, 2, norms=29),
 }
+# Height and width of the map in each stage of those whose window is 8, not 7.
+MAPS = {"swin_v2_t": (56, 28, 14, 7), "swinv2_tiny_window8_256": (64, 32, 16, 8)}
 # A static batch makes constants of the first decoder layer's self-attention and of q in its
 # cross-attention, neither of which reads the image: another model, with a MatMul unclaimed.
 NOT_STATIC = frozenset({"DETR"})
@@ -187,6 +202,7 @@ def test_full_size(name: str, tmp_path: Path) -> None:
     agreement.add(torchscript(spec, tmp_path, dynamic=False))
     for spelled in dynamo(spec, tmp_path, (18, 23)):
         agreement.add(spelled)
-    counts = LARGE[name]
-    maps = [56] * 2 + [28] * 2 + [14] * 6 + [7] * 2
-    _check(agreement, counts, _windows(7, maps) if _is_swin(counts) else [])
+    counts, sides = LARGE[name], MAPS.get(name, (56, 28, 14, 7))
+    maps = [side for side, depth in zip(sides, (2, 2, 6, 2), strict=True) for _ in range(depth)]
+    windows = _windows(8 if name in MAPS else 7, maps)
+    _check(agreement, counts, windows if _is_swin(counts) else [])

@@ -21,6 +21,10 @@ _BLOCKS = {"num_hidden_layers": 2}
 _SWIN = {"embed_dim": 32, "depths": [2, 2], "num_heads": [2, 4]}
 
 
+_TIMM_VIT = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
+_TIMM_SWIN = _SWIN | {"img_size": 32, "window_size": 4}
+
+
 def _vit(attention: str) -> Spec:
     options = {"image_size": 32, "patch_size": 8, "attn_implementation": attention}
     return Spec("transformers", "ViTForImageClassification", _WIDTHS | _BLOCKS | options, _PIXELS)
@@ -39,6 +43,17 @@ def _text(factory: str, attention: str = "sdpa", **options: Any) -> Spec:
 
 _BERT = _WIDTHS | _BLOCKS
 _GPT2 = {"n_embd": 48, "n_layer": 2, "n_head": 3, "use_cache": False, "pad_token_id": 0}
+# Two heads of queries to one of keys, rotated; RMSNorm, which opset 23 has as an operator.
+_LLAMA = (
+    _WIDTHS
+    | _BLOCKS
+    | {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "use_cache": False,
+    }
+)
 _BACKBONE = {
     "model_type": "resnet",
     "layer_type": "basic",
@@ -81,7 +96,13 @@ TINY: dict[str, Spec] = {
     "timm ViT": Spec(
         "timm",
         "vit_small_patch16_224",
-        {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3},
+        _TIMM_VIT,
+        _IMAGE,
+    ),
+    "timm ViT, norms of q and k": Spec(
+        "timm",
+        "vit_small_patch16_224",
+        _TIMM_VIT | {"qk_norm": True},
         _IMAGE,
     ),
     "transformers ViT eager": _vit("eager"),
@@ -92,12 +113,8 @@ TINY: dict[str, Spec] = {
         _SWIN | {"patch_size": [4, 4], "window_size": [4, 4], "num_classes": 10},
         _PADDED,
     ),
-    "timm Swin": Spec(
-        "timm",
-        "swin_tiny_patch4_window7_224",
-        _SWIN | {"img_size": 32, "window_size": 4},
-        _IMAGE,
-    ),
+    "timm Swin": Spec("timm", "swin_tiny_patch4_window7_224", _TIMM_SWIN, _IMAGE),
+    "timm Swin v2": Spec("timm", "swinv2_tiny_window8_256", _TIMM_SWIN, _IMAGE),
     "transformers Swin": _swin("SwinForImageClassification"),
     "transformers Swin v2": _swin("Swinv2ForImageClassification"),
     "BERT eager": _text("BertForSequenceClassification", "eager", **_BERT),
@@ -108,5 +125,6 @@ TINY: dict[str, Spec] = {
     ),
     "GPT-2 eager": _text("GPT2LMHeadModel", "eager", **_GPT2),
     "GPT-2 sdpa": _text("GPT2LMHeadModel", **_GPT2),
+    "Llama": _text("LlamaForCausalLM", **_LLAMA),
     "DETR": Spec("transformers", "DetrForObjectDetection", _DETR, _PIXELS),
 }
