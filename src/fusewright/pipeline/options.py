@@ -11,9 +11,9 @@ from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
 from fusewright.plan.plan import AUTO, Smooth, smooth_setting
+from fusewright.target.precision import FP32 as FP32
+from fusewright.target.precision import Precision
 
-FP32 = "fp32"
-PRECISIONS = ("int8", FP32)
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
@@ -22,7 +22,8 @@ class Options:
     """Settings of `optimize` and `apply`.
 
     Attributes:
-        precision: `int8` (INT8 with an FP32 remainder) or `fp32` (collapsed only, no Q/DQ).
+        precision: `<quantized>+<rest>`, such as `int8+fp16`, `fp8` (with an FP32 rest) or `fp16`
+            (no Q/DQ); `fp32` is collapsed only.
         method: `mse`, `minmax`, `percentile` or `entropy`.
         percentile: of that method, in percent.
         samples: how many calibration samples are used; None takes all.
@@ -59,8 +60,7 @@ class Options:
     plan: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"precision '{self.precision}' is not one of {', '.join(PRECISIONS)}")
+        _ = self.formats  # checks precision
         for name in ("exclude", "include"):
             if isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} takes a list of patterns, not one text")
@@ -73,6 +73,11 @@ class Options:
         if self.verify_samples < 1:
             raise UsageError(f"{self.verify_samples} samples to verify with: at least 1 is needed")
         _ = self.calibration  # checks method, percentile and samples
+
+    @property
+    def formats(self) -> Precision:
+        """`precision`, parsed."""
+        return Precision.parse(self.precision)
 
     @property
     def calibration(self) -> CalibrationOptions:
