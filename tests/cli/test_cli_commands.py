@@ -22,7 +22,7 @@ def test_optimize_writes_and_reports(cli, digits, calib, tmp_path):
     onnx.checker.check_model(str(out))
     stages = [line.split()[0] for line in outcome.err.splitlines()]
     assert stages == ["load", "clean", "normalize", "recognise", "plan", "collapse", "calibrate",
-                      "quantize", "write"]  # fmt: skip
+                      "quantize", "verify", "write"]  # fmt: skip
     for text in (*KINDS, "8 of 8 Conv", "1 of 1 MatMul", "logits", "dB", "peak memory", "Undone"):
         assert text in outcome.out
     data = json.loads(report.read_text())

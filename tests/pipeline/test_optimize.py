@@ -25,7 +25,17 @@ from fusewright.errors import (
 from fusewright.plan.file import plan_text, write_plan
 from fusewright.quantize.existing import count_qdq
 
-STAGES = ["load", "clean", "normalize", "recognise", "plan", "collapse", "calibrate", "quantize"]
+STAGES = [
+    "load",
+    "clean",
+    "normalize",
+    "recognise",
+    "plan",
+    "collapse",
+    "calibrate",
+    "quantize",
+    "verify",
+]
 
 
 def _net() -> onnx.ModelProto:

@@ -132,7 +132,7 @@ def squared_error(bins: Bins, thresholds: np.ndarray, levels: int = 127) -> np.n
     constant = float(bins.counts[:dead] @ ((low * low + low * high + high * high) / 3))
     nearest = np.minimum(np.rint(edges / step), levels)
     rest = edges - nearest * step
-    integral = nearest * (step**3 / 12) + rest**3 / 3
+    integral = nearest * (step**3 / 12) + rest * rest * rest / 3  # rest**3 takes ten times as long
     width = np.diff(edges)
     point = width == 0  # the last bin, where everything in it equals the maximum
     mean = np.diff(integral, axis=1) / np.where(point, 1.0, width)

@@ -32,7 +32,6 @@ class Proof:
             against the one before it, region by region, with the weights that lie in this folder.
         results: comparison by stage.
         deferred: take every rewrite for right until `settle` proves them all at once.
-        is_by_stage: that was tried and did not hold.
     """
 
     start: Callable[[], Reference]
@@ -41,7 +40,6 @@ class Proof:
     regions_in: Path | None = None
     results: dict[str, Comparison] = field(default_factory=dict)
     deferred: bool = False
-    is_by_stage: bool = False
     _waiting: list[int] = field(default_factory=list)
 
     @property
@@ -79,32 +77,35 @@ class Proof:
 
     def by_stage(self) -> None:
         """From here on nothing is deferred, and what was is forgotten."""
-        self.deferred, self.is_by_stage = False, True
+        self.deferred = False
         self._waiting.clear()
         self.results.clear()
 
-    def settle(self, comparison: Comparison) -> bool:
-        """Proves what was deferred, by how far the last of it is from the original."""
-        waiting, self._waiting, self.deferred = self._waiting, [], False
+    def settle(self, comparison: Comparison) -> None:
+        """Proves what was deferred, by how far the last of it is from the original.
+
+        Raises:
+            ModelError: it is too far.
+        """
         within = comparison.is_within(TOLERANCE)
-        for index in waiting:
+        for index in self._waiting:
             event = self.trace.events[index]
             self.trace.events[index] = replace(event, detail=_verdict(comparison))
-            if within:
-                self.results[f"{event.stage} {event.name}".strip()] = comparison
-        return within
+            self.results[f"{event.stage} {event.name}".strip()] = comparison
+        if not within:
+            raise ModelError(f"the rewrites together change the results: {_verdict(comparison)}")
+        self._waiting.clear()
+        self.deferred = False
 
-    def measure(self, stage: str, proto: onnx.ModelProto) -> Comparison:
-        """The distance of a model that is meant to differ.
+    def measure(self, stage: str, comparison: Comparison) -> None:
+        """Keeps the distance of a model that is meant to differ.
 
         An output may have another shape than before (detections that pass a threshold) or be zero
         where the original is; it may not be NaN or Inf where the original is a number.
 
         Raises:
             VerifyError: an output holds such NaN or Inf.
-            ModelError: the model no longer runs.
         """
-        comparison = self.reference.compare(proto, fold_weights=True)
         for output in comparison.outputs:
             if output.is_broken:
                 raise VerifyError(f"{stage}: output '{output.name}' is no longer finite")
@@ -112,7 +113,6 @@ class Proof:
         if worst is not None:
             self.trace.add(stage, "proof", detail=str(worst))
         self.results[stage] = comparison
-        return comparison
 
     def undo(self, stage: str, name: str, detail: str) -> None:
         """Records that a rewrite was taken back.

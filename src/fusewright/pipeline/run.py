@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
-from fusewright.calibrate import RandomSamples, Ranges, open_samples
+from fusewright.calibrate import RandomSamples, open_samples
 from fusewright.engine.profiles import check_shapes
-from fusewright.errors import DataError, ModelError, PlanError
+from fusewright.errors import DataError, PlanError
 from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source, fingerprint, model_files, read_source
-from fusewright.graph.save import check_output, save
+from fusewright.graph.save import check_output
 from fusewright.graph.session import naming
 from fusewright.graph.symbols import bindings
-from fusewright.graph.workspace import Workspace, embed
+from fusewright.graph.workspace import Workspace
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
-from fusewright.pipeline.balancing import balance
-from fusewright.pipeline.looking import channel_maxima
+from fusewright.pipeline.finish import finish
 from fusewright.pipeline.options import FP32, Options
 from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
-from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
-from fusewright.pipeline.smoothing import smooth
-from fusewright.pipeline.stages import Job, collapse_float, measure_ranges, quantize
-from fusewright.pipeline.trace import Silent, Trace, Watcher, peak_memory
+from fusewright.pipeline.stages import Job
+from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.decide import adopt, decide, keep_float
 from fusewright.plan.file import apply_plan_file
-from fusewright.plan.plan import Group, Plan
+from fusewright.plan.plan import Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.existing import refuse_quantized
-from fusewright.quantize.placement import Placement, place
-from fusewright.verify import Comparison, Reference
+from fusewright.verify import Reference
 
 
 def optimize(
@@ -196,86 +189,6 @@ def _plan(job: Job) -> Plan:
     plan = make_plan(preparation, job.options)
     job.flat = preparation.normalized
     return plan
-
-
-@dataclass
-class _Measured:
-    """The float model in its groups, proven, where its pairs will go, and the ranges there."""
-
-    plan: Plan
-    placement: Placement
-    groups: list[Group]
-    proto: onnx.ModelProto | None
-    ranges: Ranges | None
-
-
-def _measured(make: Callable[[], Plan], job: Job) -> _Measured:
-    """clean → … → plan → [smooth → balance] → collapse → [calibrate].
-
-    All of it is proven at once, by its last model; where that does not hold, stage by stage.
-    """
-    job.proof.deferred = not job.proof.by_regions
-    try:
-        return _through(make(), job)
-    except (DataError, ModelError) as error:
-        if job.proof.by_regions or job.proof.is_by_stage:
-            raise
-        _ = job.proof.reference  # raises where it was the original that failed
-        job.proof.by_stage()
-        job.trace.add("load", "note", "proof", detail=f"each stage by itself: {error}")
-        return _through(make(), job)
-
-
-def _through(plan: Plan, job: Job) -> _Measured:
-    maxima = channel_maxima(plan, job)
-    smooth(plan, job, maxima)
-    balance(plan, job, maxima)
-    placement = place(plan, job.options.int8_residual)
-    groups, proto = collapse_float(plan, job)
-    if not job.proof.deferred:
-        ranges = measure_ranges(plan, placement, job) if placement.activations else None
-        return _Measured(plan, placement, groups, None if ranges else proto, ranges)
-    with ThreadPoolExecutor(max_workers=1) as side:
-        # The proof needs a core, and so does calibration; samples that come once wait for it.
-        proof = side.submit(_compare, job, runnable(proto, job.source))
-        if job.samples.come_once and not job.proof.settle(proof.result()):
-            raise ModelError(f"{job.source.path}: the rewrites together change its results")
-        ranges = measure_ranges(plan, placement, job) if placement.activations else None
-        if not job.samples.come_once and not job.proof.settle(proof.result()):
-            raise ModelError(f"{job.source.path}: the rewrites together change its results")
-    return _Measured(plan, placement, groups, None if ranges else proto, ranges)
-
-
-def _compare(job: Job, proto: onnx.ModelProto) -> Comparison:
-    return job.proof.reference.compare(proto)
-
-
-def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
-    """… → [calibrate → quantize] → write."""
-    measured = _measured(make, job)
-    plan, placement, ranges = measured.plan, measured.placement, measured.ranges
-    proto = measured.proto
-    if ranges is not None:
-        proto = quantize(plan, placement, ranges, measured.groups, job)
-    assert proto is not None
-    samples = 0 if ranges is None else ranges.samples
-    proto = embed(proto, job.workspace)
-    stamp(proto, job.source.proto, plan, job.options, samples)
-    if target is not None:
-        with job.trace.stage("write"):
-            save(proto, target)
-    return Result(
-        proto,
-        target,
-        plan,
-        placement if placement.activations else None,
-        ranges,
-        job.proof.results,
-        job.trace,
-        samples,
-        peak_memory(),
-        (*plan.model.notes, *job.samples.notes),
-    )
 
 
 def _target(out: str | Path | None, source: Source) -> Path | None:

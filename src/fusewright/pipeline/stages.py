@@ -107,11 +107,10 @@ def with_outputs(proto: onnx.ModelProto, wanted: Iterable[str]) -> onnx.ModelPro
 def quantize(
     plan: Plan, placement: Placement, ranges: Ranges, groups: list[Group], job: Job
 ) -> onnx.ModelProto:
-    """Inserts the pairs, collapses `groups` around them, and measures the accuracy.
+    """Inserts the pairs and collapses `groups` around them.
 
     Raises:
         ModelError: the result breaks a rule of the Q/DQ linter.
-        VerifyError: an output is no longer finite.
     """
     graph = plan.model.graph
     with job.trace.stage("quantize") as details:
@@ -120,6 +119,5 @@ def quantize(
         for violation in lint(graph):
             raise ModelError(f"Q/DQ linter: {violation}; please report this model")
         proto = to_proto(collapse(graph, plan, groups) if groups else graph)
-        job.proof.measure("quantize", runnable(proto, job.source))
         details.append(f"{count_qdq(proto) // 2} Q/DQ pairs")
     return proto

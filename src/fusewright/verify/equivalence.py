@@ -222,12 +222,16 @@ def _open(
     if isinstance(model, Path):
         with naming(model):
             return open_session(model)
-    with tempfile.TemporaryDirectory(prefix="verify-", dir=folder) as own:
-        # Through a file: from bytes, the weights would be in memory twice more while it loads.
-        # Beside the weights it refers to: onnxruntime maps them, and copies nothing.
-        path = (folder or Path(own)) / "verify.onnx"
-        if stored_bytes(model) < _IN_ONE_FILE:
-            path.write_bytes(model.SerializeToString())
-        else:
-            onnx.save(model, str(path), save_as_external_data=True, location="verify.weights")
-        return open_folded(path) if fold_weights else open_session(path)
+    # Through a file: from bytes, the weights would be in memory twice more while it loads. Beside
+    # the weights it refers to: onnxruntime maps them, and copies nothing.
+    with tempfile.TemporaryDirectory(prefix="verify-") as own:
+        path = (folder or Path(own)) / f"{Path(own).name}.onnx"
+        try:
+            if stored_bytes(model) < _IN_ONE_FILE:
+                path.write_bytes(model.SerializeToString())
+            else:
+                weights = f"{path.stem}.weights"
+                onnx.save(model, str(path), save_as_external_data=True, location=weights)
+            return open_folded(path) if fold_weights else open_session(path)
+        finally:
+            path.unlink(missing_ok=True)
