@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -17,10 +17,13 @@ from fusewright.plan.plan import Plan
 from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
-from fusewright.target import Target
+from fusewright.target import TENSORRT, Target
+from fusewright.target.table import ATTENTION
 
 # A target that fuses attention of the nets' head size.
-SMALL = Target("small", int8_head_sizes=(SIZE,))
+SMALL = replace(
+    TENSORRT, attention={**ATTENTION, "int8": replace(ATTENTION["int8"], sizes=(SIZE,))}
+)
 
 
 def planned(build: Build, target: Target = SMALL) -> Plan:

@@ -198,14 +198,14 @@ FUSED = {
     "512 and 77 tokens": (64, 512, 77),
 }
 NOT_FUSED = {
-    "head size 24": ((24, 5), "head size 24: tensorrt fuses INT8 attention of sizes 16, 32, 64"),
+    "head size 24": ((24, 5), "head size 24: TensorRT fuses INT8 attention of sizes 16, 32, 64"),
     "head size 128": ((128, 5), "head size 128"),
     "unknown head size": ((None, 5), "head size None"),
-    "513 tokens": ((64, 513), "a sequence of 513 tokens: tensorrt fuses INT8 attention up to 512"),
+    "513 tokens": ((64, 513), "a sequence of 513 tokens: TensorRT fuses INT8 attention up to 512"),
     "513 keys": ((64, 5, 513), "a sequence of 513 tokens"),
     "any number of tokens": (
         (64, "length"),
-        "a sequence of 'length' tokens, no maximum declared (--shapes): tensorrt fuses INT8",
+        "a sequence of 'length' tokens, no maximum declared (--shapes): TensorRT fuses INT8",
     ),
 }
 
@@ -264,5 +264,6 @@ def test_symbols_of_the_model_itself() -> None:
 def test_limits_are_those_of_the_target() -> None:
     assert group_of(planned(self_attention, TENSORRT), CORE).decision == FLOAT
     assert group_of(planned(self_attention, SMALL), CORE).decision == INT8
-    short = replace(SMALL, int8_sequence=4)
+    limits = replace(SMALL.attention["int8"], sequence=4)
+    short = replace(SMALL, attention={"int8": limits})
     assert "fuses INT8 attention up to 4" in group_of(planned(self_attention, short), CORE).reason

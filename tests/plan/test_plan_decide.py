@@ -11,7 +11,8 @@ from planning import DIGITS, plan_of
 
 import fusewright
 from fusewright.errors import PlanError, UsageError
-from fusewright.plan.decide import Rules, decide, impossible, settle
+from fusewright.plan.decide import Rules, decide, settle
+from fusewright.plan.limits import impossible
 from fusewright.plan.plan import FLOAT, INT8, Plan, node_index
 
 
@@ -156,7 +157,7 @@ def test_other_weights_than_float32() -> None:
     assert plan.groups[0].decision == FLOAT
     assert "float16" in plan.groups[0].reason
     nodes = node_index(plan.model.graph)
-    assert impossible(plan.groups[0], nodes, plan) == plan.groups[0].reason
+    assert impossible(plan.groups[0], nodes, plan, "int8") == plan.groups[0].reason
 
 
 def _act_add(net: Net, reader: str) -> str | tuple[str, str]:

@@ -11,8 +11,8 @@ from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
 from fusewright.plan.plan import AUTO, Smooth, smooth_setting
+from fusewright.target import Precision, Target, find_target
 from fusewright.target.precision import FP32 as FP32
-from fusewright.target.precision import Precision
 
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -29,10 +29,15 @@ class Options:
         samples: how many calibration samples are used; None takes all.
         verify_samples: on how many of them every rewrite is checked.
         strict: a rewrite that changes the results is an error instead of being undone.
-        flat: leave groups as nodes instead of collapsing them into local functions.
+        flat: leave groups as nodes instead of collapsing them into local functions; always so
+            where the target parses none.
         pool_head: turn Flatten → Linear behind a global pool into a 1x1 Conv → Flatten.
         exclude: globs on group and node names, or `op:Conv`; what matches stays float.
         include: the same; where given, only what matches is quantized.
+        group_precision: `PATTERN=FORMAT`, patterns likewise: what matches is `int8`, `fp8`, `int4`
+            or `float` instead; where several match, the last holds.
+        target: what is built for, as `find_target` reads it: `tensorrt-10:l4`, `rtx:sm120`.
+        per_tensor_weights: one scale for a whole weight, instead of one per output channel.
         shapes: input name → (min, opt, max) shape of a dynamic input.
         images: preprocessing, where the data is a folder of images.
         smooth: how much of the activations' outliers SmoothQuant moves into weights: an α from 0
@@ -52,6 +57,9 @@ class Options:
     pool_head: bool = False
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
+    group_precision: tuple[str, ...] = ()
+    target: str = "tensorrt"
+    per_tensor_weights: bool = False
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
     images: ImageOptions = ImageOptions()  # noqa: RUF009 - frozen
     smooth: Smooth = AUTO
@@ -60,12 +68,19 @@ class Options:
     plan: str | Path | None = None
 
     def __post_init__(self) -> None:
-        _ = self.formats  # checks precision
-        for name in ("exclude", "include"):
+        lacking = self.build_target.refusal(self.formats)  # checks both
+        if lacking is not None:
+            raise UsageError(f"precision {self.precision}: {lacking}")
+        if not self.build_target.engine.local_functions:
+            object.__setattr__(self, "flat", True)  # the plan notes it
+        for name in ("exclude", "include", "group_precision"):
             if isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} takes a list of patterns, not one text")
-        if self.plan is not None and (self.exclude or self.include):
-            raise UsageError("--plan holds every decision: --exclude and --include cannot be added")
+        if self.plan is not None and (self.exclude or self.include or self.group_precision):
+            raise UsageError(
+                "--plan holds every decision: --exclude, --include and --group-precision cannot be"
+                " added"
+            )
         smooth = smooth_setting(self.smooth)
         if smooth is None:
             raise UsageError(f"smooth '{self.smooth}' is neither off, auto nor a number 0 to 1")
@@ -80,6 +95,11 @@ class Options:
         return Precision.parse(self.precision)
 
     @property
+    def build_target(self) -> Target:
+        """`target`, found in the table."""
+        return find_target(self.target)
+
+    @property
     def calibration(self) -> CalibrationOptions:
         """The part that calibration reads."""
         return CalibrationOptions(self.method, self.percentile, self.samples)
@@ -87,7 +107,14 @@ class Options:
     @property
     def rules(self) -> Rules:
         """The part that deciding reads."""
-        return Rules(exclude=tuple(self.exclude), include=tuple(self.include))
+        return Rules(
+            exclude=tuple(self.exclude),
+            include=tuple(self.include),
+            target=self.build_target,
+            quantized=self.formats.quantized,
+            group_precision=tuple(self.group_precision),
+            per_tensor_weights=self.per_tensor_weights,
+        )
 
     def with_settings(self, settings: Mapping[str, Any]) -> Options:
         """A copy with some fields changed.

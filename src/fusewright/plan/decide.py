@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import PlanError, UsageError
-from fusewright.graph.dims import resolve
-from fusewright.graph.walk import attribute
 from fusewright.plan.demand import settle_unweighted
-from fusewright.plan.plan import DECISIONS, FLOAT, INT8, Group, Plan, node_index, smooth_setting
-from fusewright.target import TENSORRT, Target
+from fusewright.plan.limits import hint, impossible
+from fusewright.plan.plan import (
+    BLOCK_SIZE,
+    DECISIONS,
+    FLOAT,
+    INT8,
+    OFF,
+    Group,
+    Plan,
+    node_index,
+    smooth_setting,
+)
+from fusewright.target import FORMATS, TENSORRT, Target
 
 
 @dataclass(frozen=True)
@@ -25,45 +33,120 @@ class Rules:
         exclude: globs on group and node names, or `op:Conv` on operator types; what matches
             stays float.
         include: the same; where given, only what matches is quantized.
+        target: what is built for.
+        quantized: the format of quantized groups; None quantizes none but those that follow.
+        group_precision: `PATTERN=FORMAT` with patterns as above, and FORMAT a decision; where
+            several match, the last holds.
+        per_tensor_weights: one scale for a whole weight.
+        block_size: rows of an INT4 weight that share a scale.
     """
 
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     target: Target = TENSORRT
+    quantized: str | None = INT8
+    group_precision: tuple[str, ...] = ()
+    per_tensor_weights: bool = False
+    block_size: int = BLOCK_SIZE
 
 
 def decide(plan: Plan, rules: Rules = Rules()) -> None:
-    """Sets decision and reason of every group.
+    """Sets decision, reason and hint of every group.
 
     Raises:
-        UsageError: a pattern that matches nothing.
+        UsageError: a pattern that matches nothing, or asks for what the target or none of its
+            groups can be.
     """
     nodes = node_index(plan.model.graph)
+    plan.target, plan.block_size = rules.target, rules.block_size
+    plan.per_tensor_weights = rules.per_tensor_weights
     excluded = _matching(plan, rules.exclude, "--exclude")
     included = _matching(plan, rules.include, "--include")
+    asked = _asked(plan, rules.group_precision, nodes)
     for group in plan.groups:
-        why_not = impossible(group, nodes, plan, rules.target)
+        decision = asked.get(id(group), rules.quantized or FLOAT)
+        why_not = None
+        if decision == FLOAT:
+            why_not = "--group-precision" if id(group) in asked else f"precision {plan.precision}"
+        else:
+            why_not = impossible(group, nodes, plan, decision)
         if why_not is None and id(group) in excluded:
             why_not = f"excluded by '{excluded[id(group)]}'"
         if why_not is None and rules.include and id(group) not in included:
             why_not = "not among what --include names"
-        group.decision = FLOAT if why_not is not None else INT8
-        group.reason = why_not or "its contract: " + _contract(group)
+        group.decision = FLOAT if why_not is not None else decision
+        group.reason = why_not or "its contract: " + _contract(group, plan)
+        _settle_details(group, nodes, plan)
     settle(plan)
+    _note(plan)
+
+
+def _settle_details(group: Group, nodes: dict[str, gs.Node], plan: Plan) -> None:
+    quantized = group.decision != FLOAT
+    group.hint = hint(group, nodes, plan) if quantized else ""
+    # Steps of FP8 grow with the values: an outlier takes nothing from the rest (DESIGN.md).
+    if quantized and group.decision != INT8 and group.smooth is None:
+        group.smooth = OFF
+
+
+def _asked(plan: Plan, requests: Sequence[str], nodes: dict[str, gs.Node]) -> dict[int, str]:
+    """Group → the decision that --group-precision asks for."""
+    found: dict[int, str] = {}
+    for request in requests:
+        pattern, _, decision = request.rpartition("=")
+        if not pattern or decision not in DECISIONS:
+            raise UsageError(
+                f"--group-precision '{request}' is not PATTERN=FORMAT with one of"
+                f" {', '.join(DECISIONS)}"
+            )
+        option = f"--group-precision '{request}'"
+        lacking = plan.target.lacks(decision) if decision != FLOAT else None
+        if lacking is not None:
+            raise UsageError(f"{option}: {lacking}")
+        hits = _matched(plan, pattern)
+        if not hits:
+            raise UsageError(f"{option} matches no group")
+        problems = [
+            impossible(group, nodes, plan, decision) if decision != FLOAT else None
+            for group in hits
+        ]
+        if all(problems):
+            raise UsageError(
+                f"{option}: group '{hits[0].name}' cannot be {decision}: {problems[0]}"
+            )
+        found.update((id(group), decision) for group in hits)
+    return found
+
+
+def _note(plan: Plan) -> None:
+    """Says what the plan's formats and the target ask for beyond the decisions."""
+    engine, opset = plan.target.engine, plan.model.opset
+    found = []
+    if not engine.local_functions:
+        found.append(f"{plan.target} parses no local functions: groups stay nodes")
+    if opset > engine.opsets[1]:
+        found.append(f"opset {opset}: {plan.target} reads up to {engine.opsets[1]}")
+    for name in FORMATS:
+        if any(group.decision == name for group in plan.groups):
+            needs = plan.target.needs(name)
+            found += [] if needs is None else [needs]
+    plan.model.notes += [note for note in found if note not in plan.model.notes]
 
 
 def keep_float(plan: Plan) -> None:
-    """Takes every decision back to float: precision `fp32` collapses only."""
+    """Takes every decision back to float, for a precision that quantizes nothing."""
     for group in plan.groups:
-        group.decision, group.reason = FLOAT, "precision fp32"
+        group.decision, group.reason = FLOAT, f"precision {plan.precision}"
 
 
 def settle(plan: Plan) -> None:
-    """Takes INT8 from groups without weights whose output nobody reads in INT8."""
-    for group in settle_unweighted(plan.groups, plan.model.graph, plan.model.opset):
+    """Takes its format from groups without weights whose output nobody reads in it."""
+    for group in settle_unweighted(plan):
+        title = FORMATS[group.decision].title
         group.decision = FLOAT
         group.reason = (
-            "without weights, and its output is not read in INT8: pairs on both sides or neither"
+            f"without weights, and its output is not read in {title}: pairs on both sides or"
+            " neither"
         )
 
 
@@ -110,79 +193,21 @@ def refusal(
     """
     if decision not in choices:
         return f"group '{group.name}': no decision '{decision}'; there are {', '.join(choices)}"
-    why_not = impossible(group, nodes, plan) if decision == INT8 else None
+    why_not = impossible(group, nodes, plan, decision) if decision in FORMATS else None
     return why_not and f"group '{group.name}' cannot be {decision}: {why_not}"
 
 
-def impossible(
-    group: Group, nodes: dict[str, gs.Node], plan: Plan, target: Target = TENSORRT
-) -> str | None:
-    """Why the group cannot be INT8 on the target, or None where it can.
-
-    Args:
-        nodes: the nodes of the plan's graph by name.
-        plan: the plan that it is of.
-    """
-    if not group.inputs_to_quantize:
-        return group.spec.never_quantized
-    if "head_size" in group.details:
-        return _attention(group, target, plan.largest)
-    layer = next(
-        (
-            nodes[m]
-            for m in group.members
-            if "w" in group.parameters
-            and any(t.name == group.parameters["w"] for t in nodes[m].inputs)
-        ),
-        None,
-    )
-    if layer is None:
-        return None
-    weight = next(t for t in layer.inputs if t.name == group.parameters["w"])
-    if np.dtype(weight.dtype) != np.float32:
-        return f"weights of type {np.dtype(weight.dtype)}; INT8 here starts from float32"
-    groups = int(attribute(layer, "group", plan.model.opset) or 1)
-    return None if groups == 1 else _grouped(layer, weight.shape, groups, target)
-
-
-def _attention(group: Group, target: Target, largest: Mapping[str, int]) -> str | None:
-    """Why the target does not run this attention fused in INT8, or None where it does."""
-    if "IsNaN" in group.ops:
-        return f"a NaN guard between Softmax and v: {target.name} does not fuse attention around it"
-    (head_size,) = resolve([group.details["head_size"]], largest)
-    if head_size not in target.int8_head_sizes:
-        sizes = ", ".join(map(str, target.int8_head_sizes))
-        shown = group.details["head_size"]
-        return f"head size {shown}: {target.name} fuses INT8 attention of sizes {sizes} only"
-    for length in group.details["sequence"]:
-        (size,) = resolve([length], largest)
-        limit = f"{target.name} fuses INT8 attention up to {target.int8_sequence}"
-        if size is None:
-            return f"a sequence of '{length}' tokens, no maximum declared (--shapes): {limit}"
-        if size > target.int8_sequence:
-            return f"a sequence of {size} tokens: {limit}"
-    return None
-
-
-def _grouped(layer: gs.Node, shape: Sequence[int], groups: int, target: Target) -> str | None:
-    first, second = int(shape[0]), int(shape[1])
-    into, out = (second, first // groups) if layer.op == "Conv" else (first // groups, second)
-    multiple = target.int8_group_multiple
-    if into % multiple == 0 and out % multiple == 0:
-        return None
-    return (
-        f"grouped convolution with {into} input and {out} output channels per group: {target.name}"
-        f" runs INT8 only with multiples of {multiple}"
-    )
-
-
-def _contract(group: Group) -> str:
+def _contract(group: Group, plan: Plan) -> str:
+    form = FORMATS[group.decision]
+    stored = [axis for name, axis in group.spec.weights.items() if name in group.parameters]
+    if form.weights_only:
+        return f"weights in {form.title}, blocks of up to {plan.block_size}; inputs float"
     read = [group.inputs[i] for i in group.inputs_to_quantize]
     inputs = ", ".join((*read, *(f"{pair.node}:{pair.slot}" for pair in group.interior)))
+    per_tensor = plan.per_tensor_weights
     axes = [
-        "per tensor" if axis is None else f"per channel (axis {axis})"
-        for name, axis in group.spec.weights.items()
-        if name in group.parameters
+        "per tensor" if axis is None or per_tensor else f"per channel (axis {axis})"
+        for axis in stored
     ]
     return f"inputs {inputs}" + (f"; weights {axes[0]}" if axes else "")
 
@@ -190,12 +215,16 @@ def _contract(group: Group) -> str:
 def _matching(plan: Plan, patterns: Sequence[str], option: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for pattern in patterns:
-        hits = [g for g in plan.groups if _matches(pattern, _types(g, plan), (g.name, *g.nodes))]
+        hits = _matched(plan, pattern)
         if not hits and not any(_matches(pattern, (u.op,), (u.name,)) for u in plan.unclaimed):
             raise UsageError(f"{option} '{pattern}' matches no group, node or operator")
         for group in hits:
             found.setdefault(id(group), pattern)
     return found
+
+
+def _matched(plan: Plan, pattern: str) -> list[Group]:
+    return [g for g in plan.groups if _matches(pattern, _types(g, plan), (g.name, *g.nodes))]
 
 
 def _types(group: Group, plan: Plan) -> tuple[str, ...]:

@@ -1,14 +1,15 @@
-"""Which tensors the quantized groups want in INT8, and what a Q/DQ pair may move through."""
+"""Which tensors the quantized groups want in which format, and what a pair may move through."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.layout import data_readers, moved_inputs
 from fusewright.graph.walk import attribute, is_constant
-from fusewright.plan.plan import Group, node_index
+from fusewright.plan.plan import Group, Plan, node_index
 
 Edge = tuple[int, int]
 
@@ -38,7 +39,7 @@ def demanded_edges(groups: Iterable[Group], nodes: dict[str, gs.Node]) -> dict[E
     """Every input slot that a quantized group's contract wants behind a Q/DQ pair."""
     edges: dict[Edge, gs.Tensor] = {}
     for group in groups:
-        if not group.is_quantized:
+        if not group.reads_quantized:
             continue
         wanted = {group.inputs[i] for i in group.inputs_to_quantize}
         for name in group.members:
@@ -72,24 +73,41 @@ def is_wholly_demanded(
     return True
 
 
-def settle_unweighted(groups: Iterable[Group], graph: gs.Graph, opset: int) -> list[Group]:
-    """Groups without weights whose output is not wholly read in INT8, and so must stay float.
+def formats_of(groups: Iterable[Group]) -> list[str]:
+    """The formats that groups read tensors in, the commonest first."""
+    counts = Counter(group.decision for group in groups if group.reads_quantized)
+    return sorted(counts, key=lambda name: (-counts[name], name))
+
+
+def settle_unweighted(plan: Plan) -> list[Group]:
+    """Groups without weights whose output is not wholly read in their format: they stay float.
 
     From the last to the first: switching one off takes the quantized reader from those in front.
     """
-    groups = [group for group in groups if group.is_quantized]
-    if not any(group.spec.needs_quantized_output for group in groups):
+    graph, opset = plan.model.graph, plan.model.opset
+    groups = [group for group in plan.groups if group.reads_quantized]
+    if not any(_needs_output(group, plan) for group in groups):
         return []
     nodes = node_index(graph)
     position = {name: i for i, name in enumerate(nodes)}
     outputs = frozenset(id(t) for t in graph.outputs)
-    edges = demanded_edges(groups, nodes)
+    edges = {
+        name: demanded_edges((g for g in groups if g.decision == name), nodes)
+        for name in formats_of(groups)
+    }
     dropped: list[Group] = []
     for group in sorted(groups, key=lambda g: -position[g.members[-1]]):
-        written = nodes[group.members[-1]].outputs[0]
-        needs = group.spec.needs_quantized_output
-        if needs and not is_wholly_demanded(written, edges, outputs, opset):
+        written, mine = nodes[group.members[-1]].outputs[0], edges[group.decision]
+        if _needs_output(group, plan) and not is_wholly_demanded(written, mine, outputs, opset):
             dropped.append(group)
             for key in demanded_edges((group,), nodes):
-                del edges[key]
+                del mine[key]
     return dropped
+
+
+def _needs_output(group: Group, plan: Plan) -> bool:
+    """Whether a quantized group must be read in its format too; attention by the target's row."""
+    if not group.spec.needs_quantized_output:
+        return False
+    limits = plan.target.attention.get(group.decision)
+    return limits is None or "head_size" not in group.details or limits.output_pair

@@ -15,6 +15,8 @@ from fusewright.plan.plan import DECISIONS, OFF, Group, Plan, Smooth, node_index
 _HEADER = """\
 # Fusewright plan. Edit a group's `decision` and apply the file with `optimize --plan`:
 #   int8   Q/DQ pairs by the group's contract
+#   fp8    the same in FP8 (E4M3)
+#   int4   its weights in blocks of INT4; Linears only
 #   float  no pairs, still collapsed into one call
 #   off    left alone: neither quantized nor collapsed
 # A quantized Linear may have a line `smooth:` (off, auto, or an alpha from 0 to 1): how much of its

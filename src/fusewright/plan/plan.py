@@ -10,11 +10,14 @@ import onnx_graphsurgeon as gs
 from fusewright.errors import PlanError
 from fusewright.graph.model import Model
 from fusewright.groups import KINDS, FixedPair, GroupKind, Slot
+from fusewright.target import FORMATS, TENSORRT, Target
+from fusewright.target.precision import INT8 as INT8
 
-INT8, FLOAT = "int8", "float"
-DECISIONS = (INT8, FLOAT)
+FLOAT = "float"
+DECISIONS = (*FORMATS, FLOAT)
 OFF, AUTO = "off", "auto"
 Smooth = float | str
+BLOCK_SIZE = 128
 HEAVY_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention"})
 
 
@@ -30,12 +33,14 @@ class Group:
         parameters: the stored tensors behind them, by their name in the kind.
         outputs: the tensors it writes for others.
         members: names of its nodes in the normalized graph, in topological order.
-        inputs_to_quantize: positions in `inputs` that get a Q/DQ pair when the decision is INT8.
+        inputs_to_quantize: positions in `inputs` that get a Q/DQ pair when the decision is a
+            format of activations.
         details: what is known of it beyond its kind: head size, window; plain values.
         fixed: reads of interior tensors that get a pair with a fixed threshold.
         interior: reads of interior tensors that get a pair with a calibrated range.
-        decision: `int8` or `float`; later precisions extend the set.
+        decision: `int8`, `fp8`, `int4` (the weights alone) or `float`.
         reason: why.
+        hint: what speaks against the decision without forbidding it; empty where nothing does.
         apply: False switches the group off: neither quantized nor collapsed.
         smooth: how much of its input's outliers moves into its weights: an α from 0 to 1, `off` or
             `auto`; None leaves it to the run.
@@ -55,6 +60,7 @@ class Group:
     interior: tuple[Slot, ...] = ()
     decision: str = FLOAT
     reason: str = ""
+    hint: str = ""
     apply: bool = True
     smooth: Smooth | None = None
 
@@ -62,6 +68,11 @@ class Group:
     def is_quantized(self) -> bool:
         """Whether it gets Q/DQ pairs."""
         return self.apply and self.decision != FLOAT
+
+    @property
+    def reads_quantized(self) -> bool:
+        """Whether its inputs get pairs; weights in INT4 leave them float."""
+        return self.is_quantized and not FORMATS[self.decision].weights_only
 
     @property
     def spec(self) -> GroupKind:
@@ -85,6 +96,7 @@ class Group:
             ],
             "decision": self.decision if self.apply else FLOAT,
             "reason": self.reason if self.apply else "switched off",
+            **({"hint": self.hint} if self.hint and self.is_quantized else {}),
             **({} if self.smooth is None else {"smooth": self.smooth}),
         }
 
@@ -109,6 +121,9 @@ class Plan:
     Attributes:
         largest: declared maximum of symbolic dimensions; decisions take one that is not declared
             for larger than any limit.
+        target: what the decisions were made for.
+        per_tensor_weights: one scale for a whole weight, where formats have one per channel.
+        block_size: rows of a weight, at most, that share a scale in a weights-only format.
     """
 
     model: Model
@@ -116,6 +131,9 @@ class Plan:
     unclaimed: list[Unclaimed] = field(default_factory=list)
     precision: str = INT8
     largest: dict[str, int] = field(default_factory=dict)
+    target: Target = TENSORRT
+    per_tensor_weights: bool = False
+    block_size: int = BLOCK_SIZE
 
     def group(self, name: str) -> Group:
         """The group of this name.

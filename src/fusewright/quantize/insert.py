@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,34 +11,49 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.edit import Names, bypass
 from fusewright.graph.walk import peek
 from fusewright.plan.plan import node_index
-from fusewright.quantize.placement import Placement
+from fusewright.quantize.placement import Placement, WeightSite
 from fusewright.quantize.weights import scale_of, weight_scale
+from fusewright.target import FORMATS, Format, format_of
+from fusewright.target.precision import INT8
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
 
-def insert_qdq(graph: gs.Graph, placement: Placement, thresholds: Mapping[str, float]) -> None:
+def insert_qdq(
+    graph: gs.Graph,
+    placement: Placement,
+    thresholds: Mapping[str, float],
+) -> None:
     """Inserts every pair of `placement`, in place; the weights stay float in front of theirs.
 
     A weight as float → Q → DQ costs file size, not engine size, and keeps the original value:
-    `strip_qdq` gives the float graph back, bit for bit.
+    `strip_qdq` gives the float graph back, bit for bit. Weights of a weights-only format are left
+    alone: `quantize.int4` stores them.
 
     Args:
         thresholds: clipping threshold of each scale, in the tensor's own unit.
     """
     insert = _Inserter(graph)
+    formats = placement.formats
     scales = {
-        name: insert.constant(f"{name}_scale", scale_of(threshold))
+        name: insert.constant(f"{name}_scale", scale_of(threshold, FORMATS[formats[name]]))
         for name, threshold in thresholds.items()
     }
     for site in placement.activations:
-        insert.pair(site.tensor, site.readers, scales[site.scale], None)
+        insert.pair(site.tensor, site.readers, _Grid(FORMATS[site.format], scales[site.scale]))
     for weight in placement.weights:
-        values = peek(insert.tensors[weight.tensor])
-        name = f"{weight.tensor}_scale"
-        scale = insert.constant(name, weight_scale(values, weight.axis))
-        insert.pair(weight.tensor, weight.readers, scale, weight.axis)
+        if not FORMATS[weight.format].weights_only:
+            insert.weight(weight)
     graph.nodes = _in_front(graph.nodes, insert.pairs)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What a pair rounds to."""
+
+    form: Format
+    scale: gs.Constant
+    axis: int | None = None
 
 
 class _Inserter:
@@ -46,37 +62,41 @@ class _Inserter:
         self.tensors = graph.tensors()
         self.pairs: list[tuple[gs.Node, gs.Node]] = []
         self._names = Names(graph)
-        self._zeros: dict[int, gs.Constant] = {}
+        self._zeros: dict[tuple[str, int], gs.Constant] = {}
 
     def constant(self, name: str, array: np.ndarray) -> gs.Constant:
         return gs.Constant(self._names.fresh(name), array)
 
-    def pair(
-        self,
-        name: str,
-        readers: Sequence[tuple[str, int]],
-        scale: gs.Constant,
-        axis: int | None,
-    ) -> None:
+    def weight(self, site: WeightSite) -> None:
+        form = FORMATS[site.format]
+        scale = weight_scale(peek(self.tensors[site.tensor]), site.axis, form)
+        named = self.constant(f"{site.tensor}_scale", scale)
+        self.pair(site.tensor, site.readers, _Grid(form, named, site.axis))
+
+    def pair(self, name: str, readers: Sequence[tuple[str, int]], grid: _Grid) -> None:
         tensor, shape = self.tensors[name], self.tensors[name].shape
-        attrs = {} if axis is None else {"axis": axis}
-        zero = self._zero(scale.values.size if axis is not None else 0)
-        quantized = gs.Variable(self._names.fresh(f"{name}_{QUANTIZE}_Output"), np.int8, shape)
+        attrs = {} if grid.axis is None else {"axis": grid.axis}
+        zero = self._zero(grid.form, grid.scale.values.size if grid.axis is not None else 0)
+        quantized = gs.Variable(
+            self._names.fresh(f"{name}_{QUANTIZE}_Output"), grid.form.dtype, shape
+        )
         restored = gs.Variable(self._names.fresh(f"{name}_{DEQUANTIZE}_Output"), np.float32, shape)
         q_name, dq_name = (self._names.fresh(f"{name}_{op}") for op in (QUANTIZE, DEQUANTIZE))
-        q = gs.Node(QUANTIZE, q_name, dict(attrs), [tensor, scale, zero], [quantized])
-        dq = gs.Node(DEQUANTIZE, dq_name, dict(attrs), [quantized, scale, zero], [restored])
+        q = gs.Node(QUANTIZE, q_name, dict(attrs), [tensor, grid.scale, zero], [quantized])
+        dq = gs.Node(DEQUANTIZE, dq_name, dict(attrs), [quantized, grid.scale, zero], [restored])
         for node, index in readers:
             self.nodes[node].inputs[index] = restored
         self.pairs.append((q, dq))
 
-    def _zero(self, channels: int) -> gs.Constant:
-        # One shared zero-point per length; it also says that the type is INT8.
-        if channels not in self._zeros:
+    def _zero(self, form: Format, channels: int) -> gs.Constant:
+        # One shared zero-point per length; it also says what the type is.
+        key = (form.name, channels)
+        if key not in self._zeros:
             shape = (channels,) if channels else ()
-            name = f"fusewright_zero_point_{channels}" if channels else "fusewright_zero_point"
-            self._zeros[channels] = self.constant(name, np.zeros(shape, np.int8))
-        return self._zeros[channels]
+            kind = "" if form.name == INT8 else f"_{form.name}"
+            name = f"fusewright_zero_point{kind}" + (f"_{channels}" if channels else "")
+            self._zeros[key] = self.constant(name, np.zeros(shape, form.dtype))
+        return self._zeros[key]
 
 
 def _in_front(nodes: Sequence[gs.Node], pairs: Sequence[tuple[gs.Node, gs.Node]]) -> list[gs.Node]:
@@ -90,9 +110,9 @@ def _in_front(nodes: Sequence[gs.Node], pairs: Sequence[tuple[gs.Node, gs.Node]]
 
 
 def strip_qdq(graph: gs.Graph) -> list[str]:
-    """Takes every INT8 Q/DQ pair out, in place; names the tensors that had one.
+    """Takes every Q/DQ pair out, in place; names the tensors that had one.
 
-    A weight stored as INT8 becomes float again, with the values it was rounded to. Pairs inside
+    A weight stored quantized becomes float again, with the values it was rounded to. Pairs inside
     local functions go too; a scale that a call handed over stays as an input that nothing reads.
     """
     found = _strip(graph)
@@ -129,16 +149,24 @@ def _float_source(dequantize: gs.Node) -> gs.Tensor | None:
 
 def _dequantized(node: gs.Node) -> np.ndarray | None:
     quantized, scale = node.inputs[0].values, node.inputs[1].values
-    if quantized.dtype not in (np.int8, np.uint8, np.int32):
+    form = format_of(quantized.dtype)
+    if form is None and quantized.dtype not in (np.uint8, np.int32):
         return None
+    axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
+    wide = np.int32 if form is None or quantized.dtype.kind == "i" else np.float32
+    steps = quantized.astype(wide)
     zero = node.inputs[2].values if len(node.inputs) > 2 else np.zeros((), quantized.dtype)
-    if scale.ndim == 1:
+    zero = zero.astype(wide)
+    if block:
+        scale = np.repeat(scale, block, axis=axis)
+        zero = np.repeat(zero, block, axis=axis) if zero.ndim else zero
+    elif scale.ndim == 1:
         shape = [1] * quantized.ndim
-        shape[node.attrs.get("axis", 1)] = scale.size
+        shape[axis] = scale.size
         scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.ndim else zero
     elif scale.ndim > 1:
         return None
-    result: np.ndarray = (quantized.astype(np.int32) - zero.astype(np.int32)) * scale
+    result: np.ndarray = (steps - zero) * scale
     return result.astype(scale.dtype)
 
 

@@ -15,7 +15,10 @@ from fusewright.match.pattern import root_types, var
 from fusewright.plan.demand import data_inputs
 from fusewright.plan.plan import HEAVY_OPS
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
+from fusewright.target import FORMATS, Format, format_of
 
+_TITLES = ", ".join(form.title for form in FORMATS.values())
+_BFLOAT16 = 16
 _PAIR = (QUANTIZE, DEQUANTIZE)
 # What an Act is made of; SiLU, Mish, GELU and HardSwish chains have two to five nodes.
 _ACT_OPS = root_types(act(var("x"))) | {"Add", "Div", "Erf", "Max", "Min", "Mul", "Sub"}
@@ -44,19 +47,34 @@ def _scales(graph: gs.Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op not in _PAIR:
             continue
-        scale, zero = node.inputs[1], input_at(node, 2)
+        scale = node.inputs[1]
         if not is_constant(scale) or not np.all(values(scale) > 0):
             yield f"{node.name}: a scale that is not positive"
-        if zero is None or not is_constant(zero) or np.any(values(zero)) or zero.dtype != np.int8:
-            yield f"{node.name}: a zero-point other than INT8 0"
+        if not _is_symmetric(node):
+            yield f"{node.name}: a zero-point other than 0 of {_TITLES}"
         quantize = producer(node.inputs[0]) if node.op == DEQUANTIZE else None
         if quantize is not None and quantize.op == QUANTIZE and not _same_grid(quantize, node):
             yield f"{node.name}: another scale or axis than '{quantize.name}' in front of it"
 
 
+def _is_symmetric(node: gs.Node) -> bool:
+    """Whether the zero-point is 0 in a known format; stored weights of four bits may lack one."""
+    zero, form = input_at(node, 2), _format(node)
+    if zero is None:
+        return node.op == DEQUANTIZE and form is not None and form.weights_only
+    return form is not None and is_constant(zero) and not np.any(values(zero).astype(np.float32))
+
+
+def _format(node: gs.Node) -> Format | None:
+    """What a Q or DQ node rounds to: the type of its zero-point, else of what it dequantizes."""
+    zero = input_at(node, 2)
+    told = zero if zero is not None else node.inputs[0] if node.op == DEQUANTIZE else None
+    return None if told is None or told.dtype is None else format_of(told.dtype)
+
+
 def _same_grid(first: gs.Node, second: gs.Node) -> bool:
     one, other = first.inputs[1], second.inputs[1]
-    if first.attrs.get("axis") != second.attrs.get("axis"):
+    if first.attrs.get("axis") != second.attrs.get("axis") or _format(first) != _format(second):
         return False
     if one is other or not (is_constant(one) and is_constant(other)):
         return one is other
@@ -64,13 +82,13 @@ def _same_grid(first: gs.Node, second: gs.Node) -> bool:
 
 
 def _one_pair_per_tensor(graph: gs.Graph) -> Iterator[str]:
-    pairs: dict[tuple[str, object], list[str]] = defaultdict(list)
+    pairs: dict[tuple[str, object, Format | None], list[str]] = defaultdict(list)
     for node in graph.nodes:
         if node.op == QUANTIZE:
-            pairs[node.inputs[0].name, node.attrs.get("axis")].append(node.name)
+            pairs[node.inputs[0].name, node.attrs.get("axis"), _format(node)].append(node.name)
             if _is_dequantized(node.inputs[0]):
                 yield f"{node.name}: quantizes what was quantized already"
-    for (tensor, _), names in pairs.items():
+    for (tensor, _, _), names in pairs.items():
         if len(names) > 1:
             yield f"tensor '{tensor}' has {len(names)} pairs"
 
@@ -79,8 +97,13 @@ def _types(graph: gs.Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op == QUANTIZE:
             dtype = node.inputs[0].dtype
-            if dtype is not None and np.dtype(dtype).kind != "f":
+            if dtype is not None and not _is_float(dtype):
                 yield f"{node.name}: quantizes a tensor of type {np.dtype(dtype)}"
+
+
+def _is_float(dtype: object) -> bool:
+    # graphsurgeon keeps ONNX's number of bfloat16, which NumPy lacks.
+    return dtype == _BFLOAT16 or np.dtype(dtype).kind == "f"  # type: ignore[call-overload]
 
 
 def _outputs(graph: gs.Graph) -> Iterator[str]:
@@ -92,12 +115,23 @@ def _outputs(graph: gs.Graph) -> Iterator[str]:
 def _weighted(graph: gs.Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op in HEAVY_OPS:
-            sides = [_dequantizer(t) is not None for t in node.inputs[:2]]
-            if any(sides) and not all(sides):
-                yield f"{node.op} '{node.name}' has a pair on one of its two operands"
+            yield from _operands(node)
             bias = node.inputs[2] if len(node.inputs) > 2 else None
             if bias is not None and _is_dequantized(bias):
                 yield f"{node.op} '{node.name}' has a quantized bias"
+
+
+def _operands(node: gs.Node) -> Iterator[str]:
+    """Both operands are quantized to one format, or a stored one to a weights-only format."""
+    sides = [_dequantizer(t) for t in node.inputs[:2]]
+    formats = [None if side is None else _format(side) for side in sides]
+    if any(form is not None and form.weights_only for form in formats):
+        return
+    if any(sides) and not all(sides):
+        yield f"{node.op} '{node.name}' has a pair on one of its two operands"
+    elif formats[0] != formats[-1]:
+        shown = " and ".join(form.title for form in formats if form is not None)
+        yield f"{node.op} '{node.name}' has operands in {shown}"
 
 
 def _concat(graph: gs.Graph) -> Iterator[str]:

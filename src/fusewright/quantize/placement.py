@@ -1,22 +1,25 @@
 """Placing: where Q/DQ pairs go. Decided here, inserted by `insert`.
 
-One pair per tensor, however many read it. A pair moves up through ops that only move elements, so
-that they run in INT8 and the kernel that writes the tensor writes it quantized; all inputs of a
-Concat that it moves through share one scale.
+One pair per tensor and format, however many read it. A pair moves up through ops that only move
+elements, so that they run in its format and the kernel that writes the tensor writes it quantized;
+all inputs of a Concat that it moves through share one scale. Where a tensor is read in two formats,
+neither pair moves further.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.layout import data_readers
 from fusewright.graph.walk import is_constant
-from fusewright.plan.demand import Edge, data_inputs, demanded_edges, edge
-from fusewright.plan.plan import Plan, node_index
+from fusewright.plan.demand import Edge, data_inputs, demanded_edges, edge, formats_of
+from fusewright.plan.plan import Group, Plan, node_index
 from fusewright.quantize.residual import residual_edges
+from fusewright.target import FORMATS
+from fusewright.target.precision import INT8
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,32 @@ class Site:
         tensor: what is quantized.
         readers: the (node name, input index) slots that read it behind the pair.
         scale: name of the scale; sites with one name share it.
+        format: what it is quantized to.
     """
 
     tensor: str
     readers: tuple[tuple[str, int], ...]
     scale: str
+    format: str = INT8
 
 
 @dataclass(frozen=True)
 class WeightSite:
-    """One weight pair; `axis` None is per tensor."""
+    """One weight pair.
+
+    Attributes:
+        tensor: the stored weight.
+        readers: the (node name, input index) slots that read it behind the pair.
+        axis: of the channels, or of the blocks; None is per tensor.
+        format: what it is quantized to.
+        block_size: elements along `axis` that share a scale; None where a channel has one.
+    """
 
     tensor: str
     readers: tuple[tuple[str, int], ...]
     axis: int | None
+    format: str = INT8
+    block_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +73,30 @@ class Placement:
     observe: dict[str, tuple[str, ...]]
     fixed: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def formats(self) -> dict[str, str]:
+        """Scale name → the format of its pairs."""
+        return {site.scale: site.format for site in self.activations}
+
     def lines(self) -> list[str]:
         """One text line per site, for golden files and diffs."""
-        pairs = [f"{s.tensor} [{s.scale}] -> {_slots(s.readers)}" for s in self.activations]
-        axes = [f"{w.tensor} axis {w.axis} -> {_slots(w.readers)}" for w in self.weights]
+        pairs = [
+            f"{s.tensor} [{s.scale}]{_named(s.format)} -> {_slots(s.readers)}"
+            for s in self.activations
+        ]
+        axes = [
+            f"{w.tensor} axis {w.axis}{_blocked(w)}{_named(w.format)} -> {_slots(w.readers)}"
+            for w in self.weights
+        ]
         return pairs + axes
+
+
+def _named(name: str) -> str:
+    return "" if name == INT8 else f" {name}"
+
+
+def _blocked(site: WeightSite) -> str:
+    return "" if site.block_size is None else f" blocks of {site.block_size}"
 
 
 def _slots(readers: tuple[tuple[str, int], ...]) -> str:
@@ -90,41 +124,89 @@ def place(plan: Plan, int8_residual: bool = False) -> Placement:
     """Sites of the plan's quantized groups on its normalized graph.
 
     Args:
-        int8_residual: the residual stream between norms and sums too.
+        int8_residual: the residual stream between norms and sums too, in the commonest format.
     """
     if not any(group.is_quantized for group in plan.groups):
         return Placement((), (), {})
-    graph, opset = plan.model.graph, plan.model.opset
-    nodes = node_index(graph)
-    names = {id(node): node.name for node in graph.nodes}
-    owned = {
-        id(nodes[m]) for g in plan.groups if g.apply and not g.spec.moves_pairs for m in g.members
-    }
-    demanded = demanded_edges(plan.groups, nodes)
-    if int8_residual:
-        demanded |= residual_edges(plan, demanded)
-    scales = _Scales()
-    edges = dict(demanded)
-    for node in reversed(graph.nodes):
-        if id(node) not in owned:
-            _move_up(node, edges, scales, graph, opset)
-    observe = defaultdict(set)
-    for tensor in demanded.values():
-        observe[scales.find(tensor.name)].add(tensor.name)
-    sites = _sites(edges, names, scales, graph)
-    fixed = {
-        scales.find(nodes[pair.node].inputs[pair.slot].name): pair.threshold
-        for group in plan.groups
-        if group.is_quantized
-        for pair in group.fixed
-    }
+    nodes = node_index(plan.model.graph)
+    sites: list[Site] = []
+    observe: dict[str, set[str]] = {}
+    fixed: dict[str, float] = {}
+    for name in formats_of(plan.groups):
+        placing = _Placing(plan, nodes, name, taken=frozenset((*observe, *fixed)))
+        placing.run(int8_residual and not sites)
+        sites += placing.sites
+        observe |= placing.observe
+        fixed |= placing.fixed
+    position = {name: i for i, name in enumerate(nodes)}
+    sites.sort(key=lambda s: (position[s.readers[0][0]], s.readers[0][1]))
     order = {site.scale: None for site in sites if site.scale not in fixed}
     return Placement(
-        sites,
+        tuple(sites),
         _weights(plan, nodes),
         {scale: tuple(sorted(observe[scale])) for scale in order},
         fixed,
     )
+
+
+class _Placing:
+    """The sites of one format: its pairs move where nothing of another format is in the way."""
+
+    def __init__(
+        self, plan: Plan, nodes: dict[str, gs.Node], name: str, taken: frozenset[str]
+    ) -> None:
+        self._plan, self._nodes, self._format, self._taken = plan, nodes, name, taken
+        self._groups = [group for group in plan.groups if group.decision == name]
+        self._scales = _Scales()
+        self.sites: list[Site] = []
+        self.observe: dict[str, set[str]] = defaultdict(set)
+        self.fixed: dict[str, float] = {}
+
+    def run(self, residual: bool) -> None:
+        plan, graph, nodes = self._plan, self._plan.model.graph, self._nodes
+        owned = {
+            id(nodes[m])
+            for g in plan.groups
+            if g.apply and not g.spec.moves_pairs
+            for m in g.members
+        }
+        demanded = demanded_edges(self._groups, nodes)
+        if residual:
+            demanded |= residual_edges(plan, demanded)
+        edges = dict(demanded)
+        for node in reversed(graph.nodes):
+            if id(node) not in owned:
+                _move_up(node, edges, self._scales, graph, plan.model.opset)
+        for tensor in demanded.values():
+            self.observe[self._scale(tensor.name)].add(tensor.name)
+        self.sites = self._sites(edges)
+        self.fixed = {
+            self._scale(nodes[pair.node].inputs[pair.slot].name): pair.threshold
+            for group in self._groups
+            if group.reads_quantized
+            for pair in group.fixed
+        }
+
+    def _scale(self, tensor: str) -> str:
+        """Name of the scale of a tensor; one that another format has already says its format."""
+        name = self._scales.find(tensor)
+        return f"{name}:{self._format}" if name in self._taken else name
+
+    def _sites(self, edges: dict[Edge, gs.Tensor]) -> list[Site]:
+        names = {id(node): name for name, node in self._nodes.items()}
+        position = {name: i for i, name in enumerate(self._nodes)}
+        readers: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        for (node, index), tensor in edges.items():
+            readers[tensor.name].append((names[node], index))
+        return [
+            Site(
+                tensor,
+                tuple(sorted(slots, key=lambda s: (position[s[0]], s[1]))),
+                self._scale(tensor),
+                self._format,
+            )
+            for tensor, slots in readers.items()
+        ]
 
 
 def _move_up(
@@ -156,30 +238,19 @@ def _move_up(
             scales.join(tensor.name, result.name)
 
 
-def _sites(
-    edges: dict[Edge, gs.Tensor], names: dict[int, str], scales: _Scales, graph: gs.Graph
-) -> tuple[Site, ...]:
-    readers: dict[str, list[tuple[str, int]]] = defaultdict(list)
-    for (node, index), tensor in edges.items():
-        readers[tensor.name].append((names[node], index))
-    position = {node.name: i for i, node in enumerate(graph.nodes)}
-    sites = [
-        Site(
-            tensor, tuple(sorted(slots, key=lambda s: (position[s[0]], s[1]))), scales.find(tensor)
-        )
-        for tensor, slots in readers.items()
-    ]
-    return tuple(sorted(sites, key=lambda s: (position[s.readers[0][0]], s.readers[0][1])))
-
-
 def _weights(plan: Plan, nodes: dict[str, gs.Node]) -> tuple[WeightSite, ...]:
-    readers: dict[tuple[str, int | None], list[tuple[str, int]]] = defaultdict(list)
+    readers: dict[WeightSite, list[tuple[str, int]]] = defaultdict(list)
     for group in plan.groups:
-        if not group.is_quantized:
-            continue
-        for name, axis in group.spec.weights.items():
+        for name, axis in group.spec.weights.items() if group.is_quantized else ():
             for member in group.members:
                 for i, tensor in enumerate(nodes[member].inputs):
                     if is_constant(tensor) and tensor.name == group.parameters.get(name):
-                        readers[tensor.name, axis].append((member, i))
-    return tuple(WeightSite(t, tuple(slots), axis) for (t, axis), slots in readers.items())
+                        readers[_weight_site(tensor.name, axis, group, plan)].append((member, i))
+    return tuple(replace(site, readers=tuple(slots)) for site, slots in readers.items())
+
+
+def _weight_site(tensor: str, axis: int | None, group: Group, plan: Plan) -> WeightSite:
+    if FORMATS[group.decision].weights_only:
+        # Blocks run along the inputs of a Linear [in, out].
+        return WeightSite(tensor, (), 0, group.decision, plan.block_size)
+    return WeightSite(tensor, (), None if plan.per_tensor_weights else axis, group.decision)

@@ -8,22 +8,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from fusewright.target import FORMATS, Format
+from fusewright.target.precision import INT8
+
 INT8_MAX = 127
+_INT8 = FORMATS[INT8]
 # A channel of zeros (pruned, or killed by its BN) needs a positive scale; any one is exact.
 _OF_ZEROS = np.float32(1.0)
 # Below this a float32 scale is subnormal, and engines may flush it to 0.
 _SMALLEST = np.finfo(np.float32).tiny
 
 
-def weight_scale(values: np.ndarray, axis: int | None) -> np.ndarray:
-    """Scale of an INT8 weight: float32, a scalar or a vector over `axis`."""
+def weight_scale(values: np.ndarray, axis: int | None, form: Format = _INT8) -> np.ndarray:
+    """Scale of a weight in a format: float32, a scalar or a vector over `axis`."""
     others = None if axis is None else tuple(i for i in range(values.ndim) if i != axis)
-    return scale_of(np.abs(values).max(axis=others))
+    return scale_of(np.abs(values).max(axis=others), form)
 
 
-def scale_of(threshold: np.ndarray | float) -> np.ndarray:
-    """Symmetric INT8 scale for a clipping threshold: threshold / 127, always positive."""
+def scale_of(threshold: np.ndarray | float, form: Format = _INT8) -> np.ndarray:
+    """Symmetric scale for a clipping threshold: threshold / maximum, always positive."""
     magnitude = np.asarray(threshold, dtype=np.float32)
-    scale = (magnitude / np.float32(INT8_MAX)).astype(np.float32)
+    scale = (magnitude / np.float32(form.maximum)).astype(np.float32)
     scale = np.where(magnitude > 0, np.maximum(scale, _SMALLEST), _OF_ZEROS)
     return np.asarray(scale, dtype=np.float32)

@@ -1,0 +1,55 @@
+"""Number formats that groups are quantized to, as ONNX's QuantizeLinear writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from fusewright.target.precision import FP8, INT4, INT8
+
+
+@dataclass(frozen=True)
+class Format:
+    """One number format; all are symmetric, with a zero-point of 0.
+
+    Attributes:
+        name: as users write it.
+        title: as messages write it.
+        maximum: largest magnitude of its grid: the scale is threshold / maximum.
+        dtype: type of the zero-point and of the quantized values.
+        min_opset: of QuantizeLinear and DequantizeLinear with this type, FP32 scales.
+        weights_only: activations stay float.
+    """
+
+    name: str
+    title: str
+    maximum: float
+    dtype: np.dtype
+    min_opset: int
+    weights_only: bool = False
+
+
+# Per-channel scales exist from opset 13 on, float8 from 19, int4 and blocks from 21.
+FORMATS = {
+    INT8: Format(INT8, "INT8", 127.0, np.dtype(np.int8), 13),
+    FP8: Format(FP8, "FP8", 448.0, np.dtype(ml_dtypes.float8_e4m3fn), 19),
+    INT4: Format(INT4, "INT4", 7.0, np.dtype(ml_dtypes.int4), 21, weights_only=True),
+}
+HALF_SCALES_OPSET = 19
+"""From here on a scale can be FP16 or BF16, which a quantized tensor of that type needs."""
+
+
+def format_of(dtype: object) -> Format | None:
+    """The format whose quantized values have this type; None where there is none.
+
+    Args:
+        dtype: a NumPy type, or the number ONNX has for it where graphsurgeon kept that.
+    """
+    return _BY_ONNX.get(dtype) if type(dtype) is int else _BY_NUMPY.get(np.dtype(dtype))  # type: ignore[call-overload]
+
+
+_BY_NUMPY = {known.dtype: known for known in FORMATS.values()}
+# onnx.TensorProto's numbers; onnx itself is slow to load.
+_BY_ONNX: dict[object, Format] = {3: FORMATS[INT8], 17: FORMATS[FP8], 22: FORMATS[INT4]}
