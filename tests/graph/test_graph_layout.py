@@ -221,7 +221,6 @@ UNKNOWN: dict[str, tuple[Build, tuple[int, ...]]] = {
         lambda n, x: n.op("Transpose", x, perm=[3, 1, 0, 2]),
         (2, 4, 24),
     ),
-    "more elements than are probed": (lambda n, x: n.op("Identity", x), (1 << 13, 1 << 13)),
 }
 
 

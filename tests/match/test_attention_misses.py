@@ -33,6 +33,8 @@ from attending import (
 )
 from building import Net
 
+from fusewright.match import attention
+
 PROJECTION, CORE = "MHAInProjection", "ScaledDotProductAttention"
 Build = Callable[[Net], "str | tuple[str, ...]"]
 
@@ -280,3 +282,11 @@ def test_what_the_core_reads_is_not_interior_to_the_projection(build: Build) -> 
     plan, _ = found_in(proto)
     assert kinds(plan) == SELF
     assert_collapses(proto, plan)
+
+
+def test_more_elements_than_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "LARGEST_PROBE", BATCH * TOKENS * WIDTH - 1)
+    plan, misses = found_in(proto_of(lambda n: whole(n, three_linears(n, tokens(n)))))
+    assert PROJECTION not in plan.counts()
+    reason = f"of shape {[BATCH, TOKENS, WIDTH]} is too large to probe: a smaller batch"
+    assert any(reason in found for found in reasons(misses, PROJECTION))

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.dims import Dim, parse, resolve
-from fusewright.graph.layout import Prober, Region, data_readers, region_behind
+from fusewright.graph.layout import LARGEST_PROBE, Prober, Region, data_readers, region_behind
 from fusewright.graph.walk import is_constant, producer, rank_of
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import (
@@ -241,6 +242,8 @@ class Scene:
         shape = self.shape(source)
         if shape is None:
             return f"the shape {source.shape} of '{source.name}' is not known"
+        if prod(shape) > LARGEST_PROBE:
+            return f"'{source.name}' of shape {list(shape)} is too large to probe: a smaller batch"
         moved = self.probe(region, shape, self.opset)
         return "its layout is computed by the model" if moved is None else (moved, shape)
 
@@ -360,9 +363,7 @@ def _places(moved: np.ndarray, width: int, is_turned: bool) -> _Places | None:
         moved = moved.reshape(1, *moved.shape)
     if is_turned:
         moved = np.swapaxes(moved, -1, -2)
-    rows, columns = np.divmod(moved, width)
-    if np.any(rows < 0):
+    rows, columns = moved[..., 0] // width, moved[..., 0, :] % width
+    if np.any(moved < 0) or np.any(moved != rows[..., None] * width + columns[..., None, :]):
         return None
-    if np.any(rows != rows[..., :1]) or np.any(columns != columns[..., :1, :]):
-        return None
-    return rows[..., 0], columns[..., 0, :]
+    return rows, columns

@@ -144,12 +144,18 @@ def _columns(linear: Linear, x: gs.Tensor, scene: Scene) -> np.ndarray | str:
     if isinstance(moved, str):
         return moved
     arrays, shape = moved
-    used = [np.unique(array[array >= 0] % shape[-1]) for array in arrays]
+    used = [_columns_in(array, shape[-1]) for array in arrays]
     mine = next(u for u, t in zip(used, ahead.results, strict=True) if t is x)
     others = [u for u, t in zip(used, ahead.results, strict=True) if t is not x]
     if others and np.intersect1d(mine, np.concatenate(others)).size:
         return "its columns are read unscaled too"
     return mine
+
+
+def _columns_in(places: np.ndarray, width: int) -> np.ndarray:
+    used = np.zeros(width, bool)
+    used[places[places >= 0] % width] = True
+    return np.flatnonzero(used)
 
 
 def _with_outputs(region: Region, scene: Scene) -> Region:
