@@ -1,0 +1,135 @@
+"""Stored numbers: which half cannot hold, and which have the same effect with another magnitude."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.layout import moved_inputs
+from fusewright.graph.walk import is_constant, peek
+from fusewright.precision.demands import divisor_slot
+from fusewright.precision.flow import Flow, Slot
+from fusewright.precision.magnitude import Tolerances
+from fusewright.precision.types import DEQUANTIZE, QUANTIZE
+
+_BOUNDS = frozenset({"Clip", "Max", "Min"})
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
+# A divisor this many times larger than what is added to it does not show the addition in half.
+_UNSEEN = 2.0**12
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Another magnitude for the finite, non-zero elements of a stored tensor.
+
+    Attributes:
+        lowest, highest: what every such magnitude is brought between.
+        why: what makes the effect the same.
+    """
+
+    lowest: float
+    highest: float
+    why: str
+
+    def apply(self, values: np.ndarray) -> np.ndarray:
+        """The values within the bounds; zeros and infinities stay."""
+        kept = ~np.isfinite(values) | (values == 0)
+        bounded = np.copysign(np.clip(np.abs(values), self.lowest, self.highest), values)
+        return np.where(kept, values, bounded).astype(values.dtype)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be done about stored numbers: nodes kept float32, reads rewritten."""
+
+    reasons: Mapping[str, str]
+    rewrites: Mapping[Slot, Bounds]
+
+
+def judge(flow: Flow, tolerances: Tolerances, masks: Set[Slot], limit: float) -> Verdict:
+    """Looks at every stored tensor that a node could read as half.
+
+    Args:
+        masks: the reads that are masks.
+        limit: the magnitude masks get.
+    """
+    reasons: dict[str, str] = {}
+    rewrites: dict[Slot, Bounds] = {}
+    for node in flow.graph.nodes:
+        if node.op in (QUANTIZE, DEQUANTIZE):
+            continue
+        for i in flow.slots(node).inputs:
+            if not is_constant(node.inputs[i]):
+                continue
+            if (node.name, i) in masks:
+                rewrites[node.name, i] = Bounds(0.0, limit, "a mask: Softmax gives 0 for it")
+                continue
+            found = _look(flow, tolerances, node, i)
+            if isinstance(found, Bounds):
+                rewrites[node.name, i] = found
+            elif found is not None:
+                reasons[node.name] = found
+    rewrites = {slot: bounds for slot, bounds in rewrites.items() if slot[0] not in reasons}
+    return Verdict(reasons, rewrites)
+
+
+def _look(flow: Flow, tolerances: Tolerances, node: gs.Node, index: int) -> Bounds | str | None:
+    name, kind = node.inputs[index].name, flow.kind
+    values = peek(node.inputs[index])
+    magnitudes = np.abs(values[np.isfinite(values)])
+    if not magnitudes.size or not magnitudes.any():
+        return None
+    largest = float(magnitudes.max())
+    if largest > kind.maximum:
+        if node.op in _BOUNDS:
+            return Bounds(0.0, kind.maximum, f"no {kind.title} exceeds it")
+        return f"'{name}' holds {largest:.3g}, beyond {kind.title}"
+    if largest > kind.integers and (values == np.rint(values)).all():
+        exact = bool((kind.round(values).astype(values.dtype) == values).all())
+        return None if exact else f"'{name}' holds whole numbers up to {largest:.6g}"
+    small = magnitudes[(magnitudes > 0) & (magnitudes < kind.normal)]
+    lost = np.abs(small - kind.round(small).astype(np.float32))
+    if not lost.any():
+        return None
+    return _of_small(flow, tolerances, node, index, (float(small.min()), float(lost.max())))
+
+
+def _of_small(
+    flow: Flow, tolerances: Tolerances, node: gs.Node, index: int, small: tuple[float, float]
+) -> Bounds | str | None:
+    """`small`: the least magnitude, and the most that one of them loses in half."""
+    least, lost = small
+    name, kind = node.inputs[index].name, flow.kind
+    reason = f"'{name}' holds {least:.2g}, which {kind.title} rounds to 0 or nearly so"
+    guarded = _divisors_behind(flow, node)
+    if guarded and node.op in (*_BOUNDS, "Add"):
+        known = [flow.smallest(t) for t in guarded]
+        needed = kind.normal * (_UNSEEN if node.op == "Add" else 1.0)
+        if all(smallest is not None and smallest >= needed for smallest in known):
+            return Bounds(kind.normal, kind.maximum, "still keeps a division from 0")
+        return reason
+    if divisor_slot(node) == index:
+        return reason
+    others = [flow.peak(t) for i, t in enumerate(node.inputs) if i != index and t.name]
+    factor = max((p for p in others if p is not None), default=1.0)
+    if node.op in ("Add", "Sub", "Sum", "Where") or (node.op in _PRODUCTS and index == 2):
+        factor = 1.0
+    elif node.op in _PRODUCTS:
+        factor *= max(node.inputs[index].shape) ** 0.5
+    return None if lost * factor <= min(map(tolerances.of, node.outputs)) else reason
+
+
+def _divisors_behind(flow: Flow, node: gs.Node) -> list[gs.Tensor]:
+    """The tensors divided by that are the node's result, laid out in whatever way."""
+    found, waiting = [], list(node.outputs)
+    while waiting:
+        tensor = waiting.pop()
+        for reader, i in flow.readers(tensor):
+            if divisor_slot(reader) == i:
+                found.append(tensor)
+            elif moved_inputs(reader, flow.opset):
+                waiting += list(reader.outputs)
+    return found

@@ -1,0 +1,113 @@
+"""Masks: huge stored numbers whose only effect is that Softmax gives 0.
+
+−1e9, the smallest float32 and −∞ all say "not this one". In half the finite ones would overflow,
+so they become the largest magnitude that half tensors may have; −∞ stays. The result is the same:
+e^(−16376 + s) is 0 for every score s that fits beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.layout import moved_inputs
+from fusewright.graph.walk import is_constant, peek, producer
+from fusewright.precision.flow import Flow, Slot
+
+# Through these a mask stays one, at whichever input it enters.
+_ADDING = frozenset({"Add", "Sub", "Sum", "Neg", "Concat", "Where", "Max", "Min"})
+_FLOAT_KINDS = frozenset({1, 10, 11, 16})
+
+
+def find_masks(flow: Flow, limit: float) -> frozenset[Slot]:
+    """The reads of stored float32 tensors with an element beyond `limit` that are masks.
+
+    Such a number reaches nothing but Softmax, through sums, selections, layout operators, and
+    products with tensors of whole numbers (1 − attention_mask).
+    """
+    paths = _Paths(flow)
+    return frozenset(
+        (node.name, i)
+        for node in flow.graph.nodes
+        for i in flow.slots(node).inputs
+        if is_constant(node.inputs[i])
+        and _is_huge(peek(node.inputs[i]), limit)
+        and paths.masks(node, i)
+    )
+
+
+def masked_tensors(flow: Flow, masks: frozenset[Slot]) -> set[int]:
+    """`id` of every tensor between a mask and its Softmax."""
+    nodes = {node.name: node for node in flow.graph.nodes}
+    found: set[int] = set()
+    waiting = [nodes[name] for name, _ in masks if name in nodes]
+    while waiting:
+        node = waiting.pop()
+        for tensor in node.outputs:
+            if node.op != "Softmax" and id(tensor) not in found:
+                found.add(id(tensor))
+                waiting += [reader for reader, _ in flow.readers(tensor)]
+    return found
+
+
+def tamed(values: np.ndarray, limit: float) -> np.ndarray:
+    """A mask's values with every magnitude, infinite ones included, at most `limit`."""
+    return np.asarray(np.clip(values, -limit, limit), values.dtype)
+
+
+def _is_huge(values: np.ndarray, limit: float) -> bool:
+    if not values.size:
+        return False
+    return bool(values.max() > limit or values.min() < -limit)
+
+
+class _Paths:
+    """Whether all ways from a node lead to Softmax; each node is looked at once."""
+
+    def __init__(self, flow: Flow) -> None:
+        self._flow = flow
+        self._known: dict[int, bool] = {}
+
+    def masks(self, node: gs.Node, index: int) -> bool:
+        """Whether a huge number that enters `node` at `index` is a mask."""
+        if node.op == "Softmax":
+            return True
+        return self._passes(node, index) and all(map(self._ends, node.outputs))
+
+    def _ends(self, tensor: gs.Tensor) -> bool:
+        key = id(tensor)
+        if key not in self._known:
+            readers = list(self._readers(tensor))
+            leaves = self._flow.leaves(tensor) or not readers
+            self._known[key] = not leaves and all(self.masks(n, i) for n, i in readers)
+        return self._known[key]
+
+    def _readers(self, tensor: gs.Tensor) -> Iterator[tuple[gs.Node, int]]:
+        yield from ((n, i) for n, i in self._flow.readers(tensor) if n.op not in ("Shape", "Size"))
+
+    def _passes(self, node: gs.Node, index: int) -> bool:
+        if node.op in _ADDING:
+            return True
+        if node.op == "Mul":
+            return self._is_whole(node.inputs[1 - index], 8)
+        if is_constant(node.inputs[index]):
+            return node.op in ("Expand", "Reshape", "Gather", "Slice", "Tile", "Unsqueeze")
+        return any(t is node.inputs[index] for t in moved_inputs(node, self._flow.opset))
+
+    def _is_whole(self, tensor: gs.Tensor, depth: int) -> bool:
+        """Whether every element is a whole number, by what computes it."""
+        if is_constant(tensor):
+            array = peek(tensor)
+            return bool(np.isfinite(array).all() and (array == np.rint(array)).all())
+        node = producer(tensor)
+        if node is None or not depth:
+            return False
+        if node.op == "Cast":
+            return self._flow.types.of(node.inputs[0]) not in _FLOAT_KINDS
+        if node.op in ("Sub", "Add", "Mul", "Neg", "Where"):
+            data = node.inputs[1:] if node.op == "Where" else node.inputs
+            return all(self._is_whole(t, depth - 1) for t in data)
+        moved = moved_inputs(node, self._flow.opset)
+        return bool(moved) and all(self._is_whole(t, depth - 1) for t in moved)
