@@ -1,7 +1,7 @@
-"""Calibration methods: from what an observer saw to the clipping threshold of symmetric int8.
+"""Calibration methods: from what an observer saw to a symmetric clipping threshold.
 
-A threshold T means the scale T / 127: values beyond ±T saturate. All methods look at magnitudes
-only, so signed tensors and those behind a ReLU are treated alike.
+A threshold T means the scale T / 127 in INT8 and T / 448 in FP8: values beyond ±T saturate. All
+methods look at magnitudes only, so signed tensors and those behind a ReLU are treated alike.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import numpy as np
 
 from fusewright.calibrate.observers import Bins, Histogram, MaxObserver
 from fusewright.errors import UsageError
+from fusewright.target import Format
 
 METHODS = ("mse", "minmax", "percentile", "entropy")
 
@@ -23,6 +24,17 @@ _SMALLEST = 128.0 * float(np.finfo(np.float32).tiny)
 # of an octave; every third is tried, the error being flat within 2 % of the best T.
 _AROUND, _STRIDE = 48, 3
 _LINEAR_BINS = 2048
+
+
+def method_for(form: Format, method: str) -> str:
+    """The method that a format's thresholds are chosen by, where a user asks for `method`.
+
+    What mse and entropy weigh is INT8's: a smaller step for what is clipped. Steps of FP8 grow with
+    the value, so clipping wins nothing. On its own grid the best of all thresholds beats the
+    maximum by 0.05 dB (Gauss, its ReLU, Laplace, Student's t; 0.7 dB where it is uniform),
+    and the threshold that mse finds for INT8 loses 3.6 dB on Student's t, 12 dB behind an outlier.
+    """
+    return "minmax" if form.grows and method in ("mse", "entropy") else method
 
 
 def new_observer_kind(method: str) -> type[MaxObserver]:

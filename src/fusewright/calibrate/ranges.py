@@ -14,7 +14,8 @@ class Range:
     """The range of one site.
 
     Attributes:
-        threshold: magnitude at which quantized values saturate; the int8 scale is threshold / 127.
+        threshold: magnitude at which quantized values saturate; the scale is threshold / 127 in
+            INT8 and threshold / 448 in FP8.
         maximum: largest magnitude seen.
         count: number of values seen.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,11 +13,13 @@ import onnx
 import onnxruntime as ort
 
 from fusewright.calibrate.exposing import Outline, outline, serialized, with_outputs
-from fusewright.calibrate.methods import new_observer_kind, threshold
+from fusewright.calibrate.methods import method_for, new_observer_kind, threshold
 from fusewright.calibrate.observers import Histogram, MaxObserver, Scratch, from_state
 from fusewright.calibrate.ranges import Range, Ranges
 from fusewright.errors import DataError, ModelError, UsageError
 from fusewright.graph.session import Feed, open_session, run_session, session_options
+from fusewright.target import FORMATS
+from fusewright.target.precision import INT8
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class CalibrationOptions:
         samples: stop after this many feeds' worth of samples; None takes all.
         data_folder: where external weights lie when the model does not come as a path.
         threads: of onnxruntime; 0 lets it choose.
+        formats: site → the number format of its pairs; a site that is not named is INT8.
     """
 
     method: str = "mse"
@@ -37,6 +40,7 @@ class CalibrationOptions:
     samples: int | None = None
     data_folder: Path | None = None
     threads: int = 0
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuses an unknown method or an impossible number."""
@@ -45,6 +49,10 @@ class CalibrationOptions:
             raise UsageError(f"percentile {self.percentile} is not above 0 and at most 100")
         if self.samples is not None and self.samples < 1:
             raise UsageError(f"{self.samples} calibration samples: at least 1 is needed")
+
+    def method_of(self, site: str) -> str:
+        """The method that chooses the threshold of a site."""
+        return method_for(FORMATS[self.formats.get(site, INT8)], self.method)
 
 
 @dataclass
@@ -79,7 +87,9 @@ class Observations:
                 raise DataError(f"site {site!r}: its tensors were empty on every sample")
         sites = {
             site: Range(
-                threshold(seen, options.method, options.percentile), seen.maximum, seen.count
+                threshold(seen, options.method_of(site), options.percentile),
+                seen.maximum,
+                seen.count,
             )
             for site, seen in self.observers.items()
         }
@@ -135,8 +145,11 @@ def observe(
     progress: Callable[[int], None] | None = None,
 ) -> Observations:
     """`calibrate` without its last step: what a part of the samples shows, ready to merge."""
-    scratch, kind = Scratch(), new_observer_kind(options.method)
-    observers = {site: Histogram(scratch) if kind is Histogram else MaxObserver() for site in sites}
+    scratch = Scratch()
+    observers: dict[str, MaxObserver] = {}
+    for site in sites:
+        needs_bins = new_observer_kind(options.method_of(site)) is Histogram
+        observers[site] = Histogram(scratch) if needs_bins else MaxObserver()
     watching: dict[str, list[Watcher]] = {}
     for site, tensors in sites.items():
         for tensor in dict.fromkeys(tensors):

@@ -21,6 +21,7 @@ class Format:
         dtype: type of the zero-point and of the quantized values.
         min_opset: of QuantizeLinear and DequantizeLinear with this type, FP32 scales.
         weights_only: activations stay float.
+        grows: its steps grow with the values; INT8's are all of one size.
     """
 
     name: str
@@ -29,12 +30,13 @@ class Format:
     dtype: np.dtype
     min_opset: int
     weights_only: bool = False
+    grows: bool = False
 
 
 # Per-channel scales exist from opset 13 on, float8 from 19, int4 and blocks from 21.
 FORMATS = {
     INT8: Format(INT8, "INT8", 127.0, np.dtype(np.int8), 13),
-    FP8: Format(FP8, "FP8", 448.0, np.dtype(ml_dtypes.float8_e4m3fn), 19),
+    FP8: Format(FP8, "FP8", 448.0, np.dtype(ml_dtypes.float8_e4m3fn), 19, grows=True),
     INT4: Format(INT4, "INT4", 7.0, np.dtype(ml_dtypes.int4), 21, weights_only=True),
 }
 HALF_SCALES_OPSET = 19
