@@ -38,16 +38,18 @@ class Preparation:
         trace: Trace,
         proof: Proof | None = None,
         workspace: Workspace | None = None,
+        opset: int = INT8_OPSET,
     ) -> None:
         """Without a `proof` nothing is run: that is what `inspect` does.
 
-        With a `workspace` the weights stay in its files. `normalized` holds what was proven last,
+        `opset` is the least that the result needs. With a `workspace` the weights stay in its files. `normalized` holds what was proven last,
         for a proof that continues from there.
         """
         self.source, self.trace, self.proof = source, trace, proof
         self.misses: list[Miss] = []
         self.normalized: onnx.ModelProto | None = None
         self.workspace = workspace
+        self.opset = opset
 
     def run(self, rules: Sequence[Rule] = RULES) -> Model:
         """Returns the normalized model.
@@ -94,21 +96,22 @@ class Preparation:
 
         None where there is nothing to fold, or the two have to be proven one by one.
         """
-        if self.proof is None or self.source.opset < LAYERNORM_OPSET:
+        if self.proof is None or self.source.opset < max(LAYERNORM_OPSET, self.opset):
             return None
         folded = self._without_shape_arithmetic(proto)
         holds = folded is not None and self._holds("clean", lambda: plain(self.source), folded)
         return folded if holds else None
 
     def _converted(self, proto: onnx.ModelProto) -> onnx.ModelProto:
-        if self.source.opset < LAYERNORM_OPSET and has_layer_norm_chain(proto):
+        chains = self.source.opset < LAYERNORM_OPSET and has_layer_norm_chain(proto)
+        if chains and self.opset < LAYERNORM_OPSET:
             raised = self._raised_for_layer_norm(proto)
             if raised is not None:
                 return raised
-        converted = convert_opset(proto, INT8_OPSET)
-        if converted is not proto and not self._keeps_results(proto, converted, INT8_OPSET):
+        converted = convert_opset(proto, self.opset)
+        if converted is not proto and not self._keeps_results(proto, converted, self.opset):
             raise ModelError(
-                f"{self.source.path}: converting opset {self.source.opset} → {INT8_OPSET} does not"
+                f"{self.source.path}: converting opset {self.source.opset} → {self.opset} does not"
                 f" keep the model's results: {self.trace.events[-1].detail}"
             )
         return converted
