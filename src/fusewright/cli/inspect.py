@@ -9,6 +9,9 @@ def inspect(
     model: p.Model,
     exclude: p.Exclude = None,
     include: p.Include = None,
+    precision: p.Precision = "int8",
+    target: p.Target = "tensorrt",
+    group_precision: p.GroupPrecision = None,
     json_flag: p.JsonFlag = False,
     verbose: p.Verbose = False,
 ) -> None:
@@ -25,7 +28,15 @@ def inspect(
     terminal = Terminal(verbose)
     with StageLines(terminal, shown=verbose) as watcher:
         trace = Trace(watcher)
-        plan = run(model, trace=trace, exclude=tuple(exclude or ()), include=tuple(include or ()))
+        plan = run(
+            model,
+            trace=trace,
+            exclude=tuple(exclude or ()),
+            include=tuple(include or ()),
+            precision=precision,
+            target=target,
+            group_precision=tuple(group_precision or ()),
+        )
     if json_flag:
         terminal.data(json_text(plan.to_dict()))
         return

@@ -34,6 +34,11 @@ def optimize(
     random_data: p.RandomData = False,
     samples: p.Samples = None,
     precision: p.Precision = "int8",
+    target: p.Target = "tensorrt",
+    group_precision: p.GroupPrecision = None,
+    per_tensor_weights: Annotated[
+        bool, typer.Option("--per-tensor-weights", help="One scale a weight, not one a channel.")
+    ] = False,
     method: Annotated[
         str, typer.Option("--method", help="mse, minmax, percentile or entropy.")
     ] = "mse",
@@ -102,6 +107,9 @@ def optimize(
     settings: dict[str, Any] = {
         "samples": samples,
         "precision": precision,
+        "target": target,
+        "group_precision": tuple(group_precision or ()),
+        "per_tensor_weights": per_tensor_weights,
         "method": method,
         "smooth": smooth,
         "shapes": ranges,

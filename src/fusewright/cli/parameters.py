@@ -45,7 +45,28 @@ Include = Annotated[
     ),
 ]
 Precision = Annotated[
-    str, typer.Option("--precision", help="int8 (rest in float), or fp32 (fused, not quantized).")
+    str,
+    typer.Option(
+        "--precision",
+        metavar="FORMAT[+REST]",
+        help="int8, fp8 or int4 (weights), +fp16 or +bf16 for the rest; or fp16, bf16, fp32 alone.",
+    ),
+]
+GroupPrecision = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group-precision",
+        metavar="PATTERN=FORMAT",
+        help="int8, fp8, int4 or float for what matches, patterns as of --exclude; repeatable.",
+    ),
+]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="[ENGINE:]GPU",
+        help="What is built for: tensorrt-10:l4, rtx:sm120, tensorrt-8.6, rtx4090.",
+    ),
 ]
 JsonFile = Annotated[
     Path | None,

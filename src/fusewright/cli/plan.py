@@ -19,6 +19,8 @@ def plan(
     exclude: p.Exclude = None,
     include: p.Include = None,
     precision: p.Precision = "int8",
+    target: p.Target = "tensorrt",
+    group_precision: p.GroupPrecision = None,
     verbose: p.Verbose = False,
     quiet: p.Quiet = False,
 ) -> None:
@@ -37,6 +39,8 @@ def plan(
             exclude=tuple(exclude or ()),
             include=tuple(include or ()),
             precision=precision,
+            target=target,
+            group_precision=tuple(group_precision or ()),
         )
     write_plan(made, output)
     quantized = sum(group.is_quantized for group in made.groups)

@@ -10,9 +10,12 @@ from typing import Any
 from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
+from fusewright.plan.file import formats_in
 from fusewright.plan.plan import AUTO, Smooth, smooth_setting
-from fusewright.target import Precision, Target, find_target
+from fusewright.target import FORMATS, Precision, Target, find_target
+from fusewright.target.formats import HALF_SCALES_OPSET
 from fusewright.target.precision import FP32 as FP32
+from fusewright.target.precision import INT8
 
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -93,6 +96,23 @@ class Options:
     def formats(self) -> Precision:
         """`precision`, parsed."""
         return Precision.parse(self.precision)
+
+    @property
+    def min_opset(self) -> int:
+        """The oldest opset that holds the result.
+
+        Raises:
+            PlanError: the plan file cannot be read.
+        """
+        asked = {request.rpartition("=")[2] for request in self.group_precision}
+        asked |= {self.formats.quantized} if self.formats.quantized is not None else set()
+        if self.plan is not None:
+            asked |= formats_in(Path(self.plan))
+        known = [FORMATS[name] for name in asked if name in FORMATS]
+        opsets = [form.min_opset for form in known] + [FORMATS[INT8].min_opset]
+        if known and self.formats.rest != FP32:
+            opsets.append(HALF_SCALES_OPSET)
+        return max(opsets)
 
     @property
     def build_target(self) -> Target:

@@ -84,7 +84,7 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
 def _settle_details(group: Group, nodes: dict[str, gs.Node], plan: Plan) -> None:
     quantized = group.decision != FLOAT
     group.hint = hint(group, nodes, plan) if quantized else ""
-    # Steps of FP8 grow with the values: an outlier takes nothing from the rest (DESIGN.md).
+    # Steps of FP8 grow with the values: an outlier takes nothing from the rest. INT4 has AWQ.
     if quantized and group.decision != INT8 and group.smooth is None:
         group.smooth = OFF
 

@@ -11,6 +11,7 @@ from fusewright.errors import PlanError
 from fusewright.graph.save import save_text
 from fusewright.plan.decide import refusal, settle
 from fusewright.plan.plan import DECISIONS, OFF, Group, Plan, Smooth, node_index, smooth_setting
+from fusewright.target import FORMATS
 
 _HEADER = """\
 # Fusewright plan. Edit a group's `decision` and apply the file with `optimize --plan`:
@@ -47,6 +48,16 @@ def write_plan(plan: Plan, path: Path) -> None:
         OutputError: it cannot be written.
     """
     save_text(plan_text(plan), path)
+
+
+def formats_in(path: Path) -> frozenset[str]:
+    """The formats that a plan file asks for, before there is a plan to apply it to.
+
+    Raises:
+        PlanError: it cannot be read.
+    """
+    asked = {decision for _, decision, _, _ in _entries(_read(path), path)}
+    return frozenset(asked & FORMATS.keys())
 
 
 def apply_plan_file(plan: Plan, path: Path) -> None:
