@@ -4,9 +4,15 @@ from __future__ import annotations
 
 
 class FusewrightError(Exception):
-    """Base of every error raised on purpose; `exit_code` is what the command line returns."""
+    """Base of every error raised on purpose.
+
+    Attributes:
+        exit_code: what the command line returns.
+        details: further lines below the message, such as one for each refused node.
+    """
 
     exit_code = 1
+    details: tuple[str, ...] = ()
 
 
 class UsageError(FusewrightError):

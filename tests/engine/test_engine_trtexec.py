@@ -19,8 +19,8 @@ def test_static_model() -> None:
 
 
 def test_version_10_needs_strong_typing_said() -> None:
-    assert "--stronglyTyped" in trtexec_command(MODEL, options=TrtexecOptions(major=10))
-    assert "--stronglyTyped" not in trtexec_command(MODEL, options=TrtexecOptions(major=11))
+    assert "--stronglyTyped" in trtexec_command(MODEL, options=TrtexecOptions(version="10"))
+    assert "--stronglyTyped" not in trtexec_command(MODEL, options=TrtexecOptions(version="11"))
 
 
 def test_shapes_of_several_inputs() -> None:

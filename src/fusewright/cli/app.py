@@ -12,6 +12,7 @@ from fusewright.cli.compare import compare
 from fusewright.cli.inspect import inspect
 from fusewright.cli.optimize import optimize
 from fusewright.cli.plan import plan
+from fusewright.cli.report import report
 
 PROGRAM = "fusewright"
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (optimize, inspect, plan, compare, build):
+for command in (optimize, inspect, plan, compare, build, report):
     app.command(command.__name__)(command)
 
 

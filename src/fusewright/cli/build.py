@@ -17,47 +17,96 @@ if TYPE_CHECKING:
     from fusewright.engine.profiles import ShapeRange
     from fusewright.engine.report import EngineReport
 
+_TRTEXEC = "trtexec"
+_SPELLING = "As trtexec takes it, NAME:1x3x224x224,NAME:…"
+
 
 def build(
     model: p.Model,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="ENGINE", help="The engine; written whole or not at all."
+            "--output",
+            "-o",
+            metavar="ENGINE",
+            help="The engine, with ENGINE.layers.json beside it; written whole or not at all.",
         ),
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option("--with", metavar="NAME", help="tensorrt or tensorrt_rtx; default the best."),
+        typer.Option(
+            "--with",
+            metavar="NAME",
+            help="tensorrt, tensorrt_rtx, or trtexec from the PATH; default the best that is here.",
+        ),
     ] = None,
     shapes: p.Shapes = None,
+    min_shapes: Annotated[
+        str | None, typer.Option("--minShapes", metavar="SHAPES", help=_SPELLING)
+    ] = None,
+    opt_shapes: Annotated[
+        str | None, typer.Option("--optShapes", metavar="SHAPES", help="Likewise.")
+    ] = None,
+    max_shapes: Annotated[
+        str | None, typer.Option("--maxShapes", metavar="SHAPES", help="Likewise.")
+    ] = None,
     sm: Annotated[
         int | None,
         typer.Option("--sm", metavar="N", help="Compute capability to build for, such as 89."),
     ] = None,
+    timing_cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--timing-cache", metavar="FILE", help="Kernel timings, read and written; not for RTX."
+        ),
+    ] = None,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Weights can be replaced in the engine.")
+    ] = False,
+    strip_weights: Annotated[
+        bool, typer.Option("--strip-weights", help="An engine without weights, refitted later.")
+    ] = False,
+    times: Annotated[
+        bool, typer.Option("--times", help="With trtexec: run the engine and time each kernel.")
+    ] = False,
     print_trtexec: Annotated[
         bool, typer.Option("--print-trtexec", help="Only print the trtexec line that builds it.")
     ] = False,
+    trtexec_version: Annotated[
+        str, typer.Option("--trtexec-version", metavar="V", help="Of that line: 8.6, 10 or 11.")
+    ] = "11",
     json_file: p.JsonFile = None,
     verbose: p.Verbose = False,
     quiet: p.Quiet = False,
 ) -> None:
     """Build an engine and show its kernels by group."""
-    from fusewright.cli.parsing import parse_shapes
+    from fusewright.cli.shapes import all_shapes
     from fusewright.cli.targets import check_targets, write_json
     from fusewright.cli.terminal import Terminal
     from fusewright.engine.build import BuildOptions
 
     terminal = Terminal(verbose, quiet)
-    ranges = parse_shapes(shapes)
+    options = BuildOptions(
+        backend=backend,
+        shapes=all_shapes(shapes, (min_shapes, opt_shapes, max_shapes)),
+        sm=sm,
+        timing_cache=timing_cache,
+        refit=refit,
+        strip_weights=strip_weights,
+    )
     if print_trtexec:
-        terminal.data(trtexec_line(model, output, ranges))
+        terminal.data(trtexec_line(model, output, options, trtexec_version))
         return
     if output is None:
         raise UsageError("no output: give -o ENGINE (or --print-trtexec for the command alone)")
-    check_targets({"--output": output, "--json": json_file}, {"the input file": model})
-    options = BuildOptions(backend=backend, shapes=ranges, sm=sm)
-    report = build_and_show(terminal, model, output, options)
+    if times and backend != _TRTEXEC:
+        raise UsageError("--times goes with --with trtexec, which runs the engine")
+    written = {"--output": output, "--json": json_file, "--timing-cache": timing_cache}
+    check_targets(written, {"the input file": model})
+    if backend == _TRTEXEC:
+        report = _run_trtexec(terminal, model, output, options, times)
+    else:
+        report = build_and_show(terminal, model, output, options)
     if json_file is not None:
         write_json(report.to_dict(), json_file)
 
@@ -70,48 +119,73 @@ def build_and_show(
     Raises:
         FusewrightError: as `fusewright.build`.
     """
+    from fusewright.cli.build_progress import BuildBar
     from fusewright.engine.build import build as run
-    from fusewright.report.engine_tables import engine_listing
 
     try:
-        report = run(model, engine, options)
+        with BuildBar(terminal) as bar:
+            report = run(model, engine, options, bar)
     except EngineError:
         if not _can_build(options.backend):
-            terminal.data(trtexec_line(model, engine, options.shapes))
+            terminal.data(trtexec_line(model, engine, options))
         raise
-    kinds = group_kinds(model)
-    terminal.show(engine_listing(report, kinds, terminal.width, terminal.verbose))
+    show(terminal, report)
     return report
 
 
-def trtexec_line(model: Path, engine: Path | None, shapes: Mapping[str, ShapeRange]) -> str:
+def show(terminal: Terminal, report: EngineReport) -> None:
+    """Prints what an engine became."""
+    from fusewright.report.engine_tables import engine_listing
+
+    terminal.show(engine_listing(report, terminal.width, terminal.verbose))
+
+
+def trtexec_line(
+    model: Path, engine: Path | None, options: BuildOptions, version: str = "11"
+) -> str:
     """The shell line that builds `model` where TensorRT's own tools are.
 
     Raises:
         ModelError: the file is not a whole ONNX model.
-        UsageError: shapes that do not fit it.
-        EngineError: an input with dynamic dimensions beside the batch and no shapes.
+        UsageError: shapes that do not fit it, a version there is no line for, or an option that
+            version lacks.
+        EngineError: an input with dynamic dimensions beside the batch and no shapes, or a file
+            that this version does not read.
     """
     from fusewright.engine.profiles import choose_profiles
-    from fusewright.engine.trtexec import TrtexecOptions, shell_line, trtexec_command
+    from fusewright.engine.trtexec import (
+        TrtexecOptions,
+        check_version,
+        shell_line,
+        trtexec_command,
+    )
+    from fusewright.engine.types import formats_of
     from fusewright.graph.load import read_source
 
-    profiles, _ = choose_profiles(read_source(model).interface.inputs, shapes)
-    return shell_line(trtexec_command(model, profiles, TrtexecOptions(engine=engine)))
+    source = read_source(model)
+    check_version(source.proto, version)
+    profiles: Mapping[str, ShapeRange]
+    profiles, _ = choose_profiles(source.interface.inputs, options.shapes)
+    asked = TrtexecOptions(
+        version=version,
+        engine=engine,
+        timing_cache=options.timing_cache,
+        refit=options.refit,
+        strip_weights=options.strip_weights,
+        formats=formats_of(source.proto),
+    )
+    return shell_line(trtexec_command(model, profiles, asked))
 
 
-def group_kinds(model: Path) -> dict[str, str]:
-    """Name of each group call of a collapsed file → its kind."""
-    from fusewright.graph.load import read_source
-    from fusewright.groups import KINDS
-    from fusewright.plan.collapse import DOMAIN
+def _run_trtexec(
+    terminal: Terminal, model: Path, engine: Path, options: BuildOptions, times: bool
+) -> EngineReport:
+    from fusewright.engine.trtexec_run import build_with_trtexec
 
-    # A kind with several structures has several bodies: ConvBNAct, ConvBNAct_2.
-    calls = [n for n in read_source(model).proto.graph.node if n.domain == DOMAIN]
-    return {
-        call.name: call.op_type if call.op_type in KINDS else call.op_type.rpartition("_")[0]
-        for call in calls
-    }
+    said = terminal.tell if terminal.verbose else None
+    report = build_with_trtexec(model, engine, options, times, said)
+    show(terminal, report)
+    return report
 
 
 def _can_build(backend: str | None) -> bool:

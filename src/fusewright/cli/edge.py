@@ -48,7 +48,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:  # noqa: BLE001 - the edge
             if debug:
                 traceback.print_exc()
-            return _end(*_told(error))
+            return _end(*_told(error), getattr(error, "details", ()))
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -80,8 +80,11 @@ def _told(error: Exception) -> tuple[str, int]:
     ), 1
 
 
-def _end(line: str, code: int) -> int:
-    print(" ".join(line.split()), file=sys.stderr)  # noqa: T201
+def _end(line: str, code: int, details: Sequence[str] = ()) -> int:
+    """Says why it ends; `details` are lines below, such as one for each node refused."""
+    for text in (line, *(f"  {detail}" for detail in details)):
+        indent = text[: len(text) - len(text.lstrip())]
+        print(indent + " ".join(text.split()), file=sys.stderr)  # noqa: T201
     return code
 
 

@@ -3,7 +3,7 @@
 With `ProfilingVerbosity.DETAILED` each kernel is one line: name, type, then its inputs, constants
 and outputs with dimensions and data types, then the ONNX nodes it came from, separated by the
 ASCII unit separator. A node inside a local function reads `node | call (Function)`, outermost
-call last.
+call last. `Kernel` also holds the rows of trtexec's layer files, see `layers.py`.
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-# Rows that synchronise streams; TENSORRT.md counts every other row as a kernel.
-_NOT_KERNELS = frozenset({"signal", "wait"})
+NOT_KERNELS = frozenset({"signal", "wait"})
+"""Types of the rows that synchronise streams; every other row counts as a kernel."""
 
 _ROW = re.compile(
     r"^Name: (?P<name>.*?), LayerType: (?P<type>\w+), Inputs: \[(?P<inputs>.*?)\], "
     r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], "
-    r"TacticName: .*?, StreamId: \d+.*?, Metadata: ?(?P<nodes>.*)$",
+    r"TacticName: (?P<tactic>.*?), StreamId: \d+.*?, Metadata: ?(?P<nodes>.*)$",
     re.MULTILINE,
 )
 _TENSOR = re.compile(
     r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<shape>[-\d,]*)\], .*?Datatype: (?P<dtype>\w+)"
 )
 _NODE_PREFIX = "[ONNX Layer: "
-_UNIT_SEPARATOR = "\x1f"
+# TensorRT-RTX and 10.x separate nodes by the ASCII unit separator, others by the record separator
+# (NVIDIA/TensorRT issue 4020), some prints by nothing.
+_SEPARATORS = re.compile(r"[\x1e\x1f]|(?<=\])(?=\[ONNX Layer: )")
 
 BITS = {
     "Float": 32,
@@ -73,7 +75,8 @@ class Kernel:
     `type` is TensorRT's word: `correlation` (conv), `gemm`, `runtime_fusion` (conv or GEMM with an
     epilogue), `kgen` (generated: pointwise, reduction, attention), `maxpool`, ... `nodes` are the
     ONNX nodes as the log spells them, `node | call (Function)` inside a local function; empty
-    where the builder made the kernel up (a layout change).
+    where the builder made the kernel up (a layout change). `tactic` is the implementation, where
+    it is named.
     """
 
     name: str
@@ -82,6 +85,7 @@ class Kernel:
     outputs: tuple[TensorType, ...]
     constants: tuple[TensorType, ...]
     nodes: tuple[str, ...]
+    tactic: str = ""
 
 
 def parse_kernels(log: str) -> tuple[Kernel, ...]:
@@ -91,13 +95,21 @@ def parse_kernels(log: str) -> tuple[Kernel, ...]:
     that of a failed build, gives an empty tuple.
     """
     rows = (_kernel(match) for match in _ROW.finditer(log))
-    return tuple(kernel for kernel in rows if kernel.type not in _NOT_KERNELS)
+    return tuple(kernel for kernel in rows if kernel.type not in NOT_KERNELS)
 
 
 def groups_of(kernel: Kernel, names: Collection[str]) -> tuple[str, ...]:
     """The `names` (of calls or of nodes) that `kernel` came from, in the order it lists them."""
     found = (part for node in kernel.nodes for part in _spellings(node) if part in names)
     return tuple(dict.fromkeys(found))
+
+
+def call_of(node: str) -> tuple[str, str] | None:
+    """The outermost call of a node spelled `node | inner (F) | call (Function)`: name, function."""
+    call, bracket, function = node.rpartition(" | ")[2].rpartition(" (")
+    if " | " not in node or not bracket or not function.endswith(")"):
+        return None
+    return call, function[:-1]
 
 
 def _kernel(match: re.Match[str]) -> Kernel:
@@ -107,7 +119,8 @@ def _kernel(match: re.Match[str]) -> Kernel:
         inputs=_tensors(match["inputs"]),
         outputs=_tensors(match["outputs"]),
         constants=_tensors(match["constants"]),
-        nodes=_nodes(match["nodes"]),
+        nodes=parse_nodes(match["nodes"]),
+        tactic=match["tactic"],
     )
 
 
@@ -122,8 +135,9 @@ def _tensors(text: str) -> tuple[TensorType, ...]:
     )
 
 
-def _nodes(metadata: str) -> tuple[str, ...]:
-    parts = (part.strip() for part in metadata.split(_UNIT_SEPARATOR))
+def parse_nodes(metadata: str) -> tuple[str, ...]:
+    """The ONNX nodes of a row's `Metadata`, `[ONNX Layer: conv1]␟[ONNX Layer: relu1]`."""
+    parts = (part.strip() for part in _SEPARATORS.split(metadata))
     return tuple(part.removeprefix(_NODE_PREFIX).removesuffix("]") for part in parts if part)
 
 

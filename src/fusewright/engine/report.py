@@ -1,19 +1,18 @@
-"""What an engine became: kernels, data types, bytes, and the group each kernel belongs to."""
+"""What an engine became: kernels, data types, bytes, groups, and what in it could be better."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fusewright.engine.kernels import Kernel, TensorType, groups_of
+from fusewright.engine.kernels import Kernel
 from fusewright.engine.profiles import ShapeRange
 
-# `correlation` is TensorRT's word for a convolution, `deconv` for a transposed one.
-_OPERATIONS = {"correlation": "conv", "deconv": "conv", "gemm": "gemm"}
-_FUSED_ATTENTION = "_gemm_mha"
+SCHEMA = "fusewright.engine/1"
+"""Marks the JSON file of a report."""
 
 GENERATED = "generated"
 """Type of a heavy node that no conv, GEMM or attention kernel names: at batch 1 a float
@@ -32,6 +31,7 @@ class KernelReport:
         nodes: names of the ONNX nodes it came from, as TensorRT spells them.
         inferred: groups and nodes are those of the neighbouring kernels, because TensorRT names
             none (a layout change it made up).
+        milliseconds: its time, where it was measured.
     """
 
     kernel: Kernel
@@ -40,6 +40,68 @@ class KernelReport:
     groups: tuple[str, ...]
     nodes: tuple[str, ...]
     inferred: bool = False
+    milliseconds: float | None = None
+
+    @property
+    def activation_bytes(self) -> int | None:
+        """Bytes it reads and writes, constants apart; None where a size is not known."""
+        sizes = [t.nbytes for t in (*self.kernel.inputs, *self.kernel.outputs)]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+@dataclass(frozen=True)
+class GroupReport:
+    """One group and the kernels it became.
+
+    Attributes:
+        name: of its call.
+        kind: in the catalogue.
+        planned: what the file quantizes its conv, GEMM or attention to, such as `Int8`; None where
+            it is float, or the file is not at hand.
+        reached: the data types in which its conv, GEMM and attention kernels compute.
+        kernels: positions in the plan; those of several groups are in each.
+        merged: no kernel names a node of it, and `kernels` are those it was merged into.
+        reads: data types of the tensors that come into its kernels from others.
+        writes: data types of the tensors that leave them.
+        activation_bytes: what its kernels read and write; None where a size is not known.
+        qdq: its Quantize- and DequantizeLinear nodes, those at its boundary included.
+        qdq_alone: how many of them became kernels of their own; the rest were absorbed.
+        milliseconds: of its kernels, where they were measured.
+    """
+
+    name: str
+    kind: str
+    planned: str | None
+    reached: tuple[str, ...]
+    kernels: tuple[int, ...]
+    merged: bool
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    activation_bytes: int | None
+    qdq: int = 0
+    qdq_alone: int = 0
+    milliseconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kernel that could be better.
+
+    Attributes:
+        cause: key in `advice.ADVICE`, which says what broke and what would mend it.
+        kernels: positions in the plan.
+        groups: the groups it concerns.
+        nodes: the ONNX nodes it concerns, as TensorRT spells them.
+        detail: what was seen here, such as `head size 40`.
+        activation_bytes: what those kernels read and write.
+    """
+
+    cause: str
+    kernels: tuple[int, ...]
+    groups: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    detail: str = ""
+    activation_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,13 +111,15 @@ class EngineReport:
     Attributes:
         model, engine: paths; `engine` is None when the engine was not kept.
         backend, version: which TensorRT built it.
-        seconds: parsing and building, wall clock.
-        engine_bytes: size of the serialized engine.
+        seconds: parsing and building, wall clock; 0 where only the plan was read.
+        engine_bytes: size of the serialized engine; 0 likewise.
         profiles: input name → smallest, optimal and largest shape, dynamic inputs only.
         kernels: the plan without stream synchronisation; empty where the backend prints none.
         operators: each Conv, Gemm, MatMul ... of the ONNX file → the data type its kernel computes
             in, or `generated`.
         notes: what was assumed or could not be told.
+        groups: each group of the file and its kernels.
+        findings: what could be better, and is explained in `advice`.
     """
 
     model: str
@@ -68,19 +132,25 @@ class EngineReport:
     kernels: tuple[KernelReport, ...]
     operators: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    groups: tuple[GroupReport, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def activation_bytes(self) -> int | None:
         """Bytes that all kernels read and write, constants apart; None with dynamic shapes."""
-        sizes = [t.nbytes for k in self.kernels for t in (*k.kernel.inputs, *k.kernel.outputs)]
-        known = [size for size in sizes if size is not None]
-        return sum(known) if known and len(known) == len(sizes) else None
+        return total(row.activation_bytes for row in self.kernels)
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the constants in the plan, each counted once however many kernels read it."""
         constants = {t.name: t.nbytes or 0 for k in self.kernels for t in k.kernel.constants}
         return sum(constants.values())
+
+    @property
+    def milliseconds(self) -> float | None:
+        """Sum of the kernels' times; None where they were not measured."""
+        times = [k.milliseconds for k in self.kernels if k.milliseconds is not None]
+        return sum(times) if times else None
 
     @property
     def operations(self) -> dict[str, dict[str, int]]:
@@ -98,7 +168,8 @@ class EngineReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON: every field and every derived figure."""
         fields = ("model", "engine", "backend", "version", "seconds", "engine_bytes")
-        plain: dict[str, Any] = {name: getattr(self, name) for name in fields}
+        plain: dict[str, Any] = {"schema": SCHEMA}
+        plain |= {name: getattr(self, name) for name in fields}
         plain["profiles"] = {name: [list(s) for s in r] for name, r in self.profiles.items()}
         plain["notes"] = list(self.notes)
         plain["kernel_count"] = len(self.kernels)
@@ -106,6 +177,9 @@ class EngineReport:
         plain["operators"] = dict(self.operators)
         plain["activation_bytes"] = self.activation_bytes
         plain["weight_bytes"] = self.weight_bytes
+        plain["milliseconds"] = self.milliseconds
+        plain["groups"] = [asdict(group) for group in self.groups]
+        plain["findings"] = [asdict(finding) for finding in self.findings]
         plain["kernels"] = [_row(row) for row in self.kernels]
         return plain
 
@@ -114,105 +188,14 @@ class EngineReport:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
 
-def describe_kernels(
-    kernels: Sequence[Kernel], groups: Collection[str]
-) -> tuple[KernelReport, ...]:
-    """Names the operation, data type and groups of each kernel of a plan.
-
-    `groups` are the names of the model's group calls.
-    """
-    owned = [(groups_of(kernel, groups), kernel.nodes) for kernel in kernels]
-    neighbours = _neighbours(kernels)
-    rows = []
-    for index, kernel in enumerate(kernels):
-        names, nodes = owned[index]
-        if not nodes:
-            near = [owned[other] for other in neighbours[index]]
-            names = tuple(dict.fromkeys(name for group, _ in near for name in group))
-            nodes = tuple(dict.fromkeys(node for _, found in near for node in found))
-        operation = _operation(kernel)
-        dtype = None if operation is None else _operand_dtype(kernel)
-        rows.append(KernelReport(kernel, operation, dtype, names, nodes, not kernel.nodes))
-    return tuple(rows)
-
-
-def operator_types(nodes: Sequence[str], kernels: Sequence[KernelReport]) -> dict[str, str]:
-    """The data type that each of the heavy `nodes` reached; empty without a plan."""
-    reached = {
-        node: row.dtype or GENERATED
-        for row in kernels
-        if row.operation is not None
-        for node in row.kernel.nodes
-    }
-    return {node: reached.get(node, GENERATED) for node in nodes} if kernels else {}
-
-
-def _operation(kernel: Kernel) -> str | None:
-    if _FUSED_ATTENTION in kernel.name:
-        return "attention"
-    if kernel.type == "runtime_fusion":
-        # The name lists the fused operations: `__myl_CorrSilu`, `__myl_FcAddDivErf`.
-        if "Corr" in kernel.name:
-            return "conv"
-        return "gemm" if "Fc" in kernel.name else None
-    return _OPERATIONS.get(kernel.type)
-
-
-def _operand_dtype(kernel: Kernel) -> str:
-    """Data type of the activation and of the weight (or second activation) together."""
-    operands = kernel.inputs[:1] + _second_operand(kernel)
-    return "*".join(dict.fromkeys(t.dtype for t in operands)) or "?"
-
-
-def _second_operand(kernel: Kernel) -> tuple[TensorType, ...]:
-    if _FUSED_ATTENTION in kernel.name:
-        return kernel.inputs[1:2]  # k; a mask or position bias is a constant, and stays float
-    # A weight that is dequantized by a kernel of its own arrives as the second input, and then
-    # the largest constant is the bias, [1, C, 1, 1] or [1, N]. A fused skip is also an input.
-    constants = [t for t in kernel.constants if len(t.shape) > 1]
-    largest = max(constants, key=lambda t: t.elements or 0, default=None)
-    if largest is not None and not (len(kernel.inputs) > 1 and _is_bias(largest)):
-        return (largest,)
-    return kernel.inputs[1:2]
-
-
-def _is_bias(tensor: TensorType) -> bool:
-    return tensor.shape[0] == 1 and all(dim == 1 for dim in tensor.shape[2:])
-
-
-def _neighbours(kernels: Sequence[Kernel]) -> list[tuple[int, ...]]:
-    """For each kernel without nodes, the nearest ones with nodes: upstream, else downstream."""
-    writers = {t.name: i for i, kernel in enumerate(kernels) for t in kernel.outputs}
-    readers: dict[str, list[int]] = {}
-    for i, kernel in enumerate(kernels):
-        for tensor in kernel.inputs:
-            readers.setdefault(tensor.name, []).append(i)
-    before = [[writers[t.name] for t in k.inputs if t.name in writers] for k in kernels]
-    after = [[i for t in k.outputs for i in readers.get(t.name, ())] for k in kernels]
-    named = [bool(kernel.nodes) for kernel in kernels]
-    return [
-        () if named[i] else _nearest(i, before, named) or _nearest(i, after, named)
-        for i in range(len(kernels))
-    ]
-
-
-def _nearest(start: int, edges: Sequence[Sequence[int]], named: Sequence[bool]) -> tuple[int, ...]:
-    found: dict[int, None] = {}
-    stack, seen = list(edges[start]), {start}
-    while stack:
-        index = stack.pop()
-        if index in seen:
-            continue
-        seen.add(index)
-        if named[index]:
-            found[index] = None
-        else:
-            stack.extend(edges[index])
-    return tuple(sorted(found))
+def total(sizes: Iterable[int | None]) -> int | None:
+    """The sum; None where one is not known, or there is none."""
+    known = list(sizes)
+    return sum(size for size in known if size is not None) if known and None not in known else None
 
 
 def _row(row: KernelReport) -> dict[str, Any]:
     plain = asdict(row)
     kernel = plain.pop("kernel")
     kernel.pop("nodes")
-    return {**kernel, **plain}
+    return {**kernel, **plain, "activation_bytes": row.activation_bytes}
