@@ -84,7 +84,7 @@ def ill_held(flow: Flow, tolerances: Tolerances, masked: Set[int], margin: float
                 f"'{tensor.name}' reaches {peak:.3g}, {kind.title} ends at {kind.maximum:.6g}"
                 f" and new data may be {margin:g} times larger"
             )
-        elif 0 < peak and kind.subnormal / 2 > tolerances.of(tensor):
+        elif peak > 0 and kind.subnormal / 2 > tolerances.of(tensor):
             found[id(tensor)] = f"'{tensor.name}' is below {peak:.2g}: {kind.title} loses its bits"
     for tensor in divisors(flow):
         smallest = flow.smallest(tensor)

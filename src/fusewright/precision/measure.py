@@ -1,8 +1,8 @@
 """Measuring the ranges that the decision needs: one pass over the calibration samples.
 
 The largest and the smallest value of each tensor are taken in the graph, by two reductions, so that
-no tensor outlives its readers. Tensors whose size depends on the data may be empty, which reductions refuse, and of divisors
-the smallest magnitude is needed: those are fetched.
+no tensor outlives its readers. Tensors whose size depends on the data may be empty, which
+reductions refuse, and of divisors the smallest magnitude is needed: those are fetched.
 """
 
 from __future__ import annotations

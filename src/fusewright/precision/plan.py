@@ -85,7 +85,7 @@ def plan_half(
     graph: gs.Graph,
     ranges: TensorRanges,
     kind: str,
-    options: HalfOptions = HalfOptions(),  # noqa: B008 - frozen
+    options: HalfOptions = HalfOptions(),
 ) -> HalfPlan:
     """Decides which float32 nodes of a flat graph become half.
 
