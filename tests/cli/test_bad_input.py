@@ -105,6 +105,38 @@ BAD_CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
     "a type for nothing": (_plain("--include", "op:Einsum"), 2, ("--include", "op:Einsum")),
     "method": (_plain("--method", "magic"), 2, ("magic", "entropy")),
     "precision": (_plain("--precision", "int3"), 2, ("int3",)),
+    "target": (_plain("--target", "t5"), 2, ("t5", "tensorrt-8.6", "rtx4090")),
+    "gpu of another engine": (_plain("--target", "rtx:h100"), 2, ("rtx:h100", "89")),
+    "precision of another target": (
+        _plain("--target", "t4", "--precision", "fp8"),
+        2,
+        ("fp8", "SM 75", "INT8"),
+    ),
+    "group precision for nothing": (
+        _plain("--group-precision", "nope*=fp8"),
+        2,
+        ("--group-precision", "nope*=fp8"),
+    ),
+    "group precision of no format": (
+        _plain("--group-precision", "op:Conv=fp9"),
+        2,
+        ("op:Conv=fp9", "int8, fp8, int4, float"),
+    ),
+    "group precision that no group can have": (
+        _plain("--group-precision", "op:Conv=int4"),
+        2,
+        ("op:Conv=int4", "INT4"),
+    ),
+    "group precision that the target lacks": (
+        _plain("--target", "orin", "--group-precision", "op:Conv=fp8"),
+        2,
+        ("SM 87", "FP8"),
+    ),
+    "plan and group precision": (
+        _plain("--plan", "p.yaml", "--group-precision", "*=fp8"),
+        2,
+        ("--plan", "--group-precision"),
+    ),
     "samples": (_plain("--samples", "0"), 2, ("--samples",)),
     "samples not a number": (_plain("--samples", "few"), 2, ("--samples", "integer")),
     "verify samples": (_plain("--verify-samples", "0"), 2, ("0",)),
