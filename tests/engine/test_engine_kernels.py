@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fusewright.engine.kernels import Kernel, TensorType, groups_of, parse_kernels
 from fusewright.engine.attribution import describe_kernels
+from fusewright.engine.kernels import Kernel, TensorType, groups_of, parse_kernels
 from fusewright.engine.report import EngineReport, KernelReport
 
 # The end of a VERBOSE build log of `engine_models.parallel_convs(collapsed=True)`.

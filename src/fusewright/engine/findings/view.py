@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from fusewright.engine.outline import HEAVY, QDQ, Outline, OutlineNode
+from fusewright.engine.outline import HEAVY, LAYOUT, QDQ, Outline, OutlineNode
 from fusewright.engine.report import Finding, KernelReport, total
 
 FLOATS = frozenset({"Float", "Half", "BFloat16"})
@@ -64,7 +64,7 @@ class View:
         )
 
     def is_pair_alone(self, index: int) -> bool:
-        """Whether a kernel does nothing but quantize or dequantize.
+        """Whether a kernel does nothing but quantize, dequantize, and move what it does that to.
 
         One that also lists the conv or GEMM in front of it is that one's epilogue: it rescales and
         adds the bias.
@@ -74,7 +74,7 @@ class View:
             return False
         names = row.kernel.nodes if self.is_epilogue(index) else self.own_nodes(index)
         ops = {self.op(name) for name in names}
-        return bool(ops & QDQ) and ops <= QDQ | {"Cast", "Constant"}
+        return bool(ops & QDQ) and ops <= QDQ | LAYOUT | {"Cast", "Constant"}
 
     def is_epilogue(self, index: int) -> bool:
         """Whether it ends what a conv or GEMM kernel began: rescales, adds the bias."""
