@@ -12,6 +12,8 @@ from fusewright.graph.layout import moved_inputs
 from fusewright.graph.walk import is_constant, peek
 from fusewright.precision.demands import divisor_slot
 from fusewright.precision.flow import Flow, Slot
+from fusewright.precision.flow import largest as _largest
+from fusewright.precision.kinds import HalfKind
 from fusewright.precision.magnitude import Tolerances
 from fusewright.precision.types import DEQUANTIZE, QUANTIZE
 
@@ -65,7 +67,8 @@ def judge(flow: Flow, tolerances: Tolerances, masks: Set[Slot], limit: float) ->
             if not is_constant(node.inputs[i]):
                 continue
             if (node.name, i) in masks:
-                rewrites[node.name, i] = Bounds(0.0, limit, "a mask: Softmax gives 0 for it")
+                if _largest(peek(node.inputs[i])) > limit:
+                    rewrites[node.name, i] = Bounds(0.0, limit, "a mask: Softmax gives 0 for it")
                 continue
             found = _look(flow, tolerances, node, i)
             if isinstance(found, Bounds):
@@ -87,14 +90,22 @@ def _look(flow: Flow, tolerances: Tolerances, node: gs.Node, index: int) -> Boun
         if node.op in _BOUNDS:
             return Bounds(0.0, kind.maximum, f"no {kind.title} exceeds it")
         return f"'{name}' holds {largest:.3g}, beyond {kind.title}"
-    if largest > kind.integers and (values == np.rint(values)).all():
-        exact = bool((kind.round(values).astype(values.dtype) == values).all())
-        return None if exact else f"'{name}' holds whole numbers up to {largest:.6g}"
+    if largest > kind.integers and _counts(magnitudes, kind):
+        return f"'{name}' holds whole numbers up to {largest:.6g}"
     small = magnitudes[(magnitudes > 0) & (magnitudes < kind.normal)]
     lost = np.abs(small - kind.round(small).astype(np.float32))
     if not lost.any():
         return None
     return _of_small(flow, tolerances, node, index, (float(small.min()), float(lost.max())))
+
+
+def _counts(magnitudes: np.ndarray, kind: HalfKind) -> bool:
+    """Whether these are whole numbers of which half would make others: a table of positions."""
+    if not (magnitudes == np.rint(magnitudes)).all():
+        return False
+    beyond = np.unique(magnitudes[magnitudes > kind.integers])
+    # One such number is a factor or a size, no more wrong than any other.
+    return beyond.size > 1 and bool((kind.round(beyond).astype(np.float32) != beyond).any())
 
 
 def _of_small(

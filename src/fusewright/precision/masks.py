@@ -21,11 +21,12 @@ _ADDING = frozenset({"Add", "Sub", "Sum", "Neg", "Concat", "Where", "Max", "Min"
 _FLOAT_KINDS = frozenset({1, 10, 11, 16})
 
 
-def find_masks(flow: Flow, limit: float) -> frozenset[Slot]:
-    """The reads of stored float32 tensors with an element beyond `limit` that are masks.
+def find_masks(flow: Flow) -> frozenset[Slot]:
+    """The reads of stored float32 tensors that are masks.
 
-    Such a number reaches nothing but Softmax, through sums, selections, layout operators, and
-    products with tensors of whole numbers (1 − attention_mask).
+    A number beyond those that half can count is taken for one if it reaches nothing but Softmax,
+    through sums, selections, layout operators, and products with tensors of whole numbers
+    (1 − attention_mask).
     """
     paths = _Paths(flow)
     return frozenset(
@@ -33,7 +34,7 @@ def find_masks(flow: Flow, limit: float) -> frozenset[Slot]:
         for node in flow.graph.nodes
         for i in flow.slots(node).inputs
         if is_constant(node.inputs[i])
-        and _is_huge(peek(node.inputs[i]), limit)
+        and _is_huge(peek(node.inputs[i]), flow.kind.integers)
         and paths.masks(node, i)
     )
 

@@ -71,7 +71,7 @@ def what_to_measure(graph: gs.Graph, kind: str) -> Wanted:
     nodes = {node.name: node for node in graph.nodes}
     masks = {
         slot: tamed(peek(nodes[slot[0]].inputs[slot[1]]), limit)
-        for slot in sorted(find_masks(flow, limit))
+        for slot in sorted(find_masks(flow))
     }
     return Wanted(tuple(reduced), tuple(fetched), frozenset(t.name for t in by.values()), masks)
 

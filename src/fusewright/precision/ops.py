@@ -19,9 +19,17 @@ LAYOUT = frozenset(
     {
         "Compress", "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements",
         "GatherND", "Identity", "Pad", "Reshape", "ScatterElements", "ScatterND", "Slice",
-        "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+        "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Trilu", "Unsqueeze",
     }
 )  # fmt: skip
+# Interiors of norms that are written out.
+REDUCTIONS = frozenset(
+    {
+        "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean",
+        "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
+    }
+)  # fmt: skip
+_LIGHT = POINTWISE | LAYOUT | REDUCTIONS
 # The result is no more wrong than the operand.
 STEADY = frozenset(
     {
@@ -35,4 +43,4 @@ FLEXIBLE = frozenset({"Cast", "DequantizeLinear", "QuantizeLinear", "Shape", "Si
 
 def is_light(node: gs.Node) -> bool:
     """Whether the node may be float32 only to spare a Cast."""
-    return node.op in POINTWISE or node.op in LAYOUT or node.op in FLEXIBLE
+    return node.op in _LIGHT or node.op in FLEXIBLE
