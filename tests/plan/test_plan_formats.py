@@ -67,6 +67,14 @@ def test_notes_of_an_old_engine() -> None:
     assert "TensorRT 8.6 on SM 75 parses no local functions: groups stay nodes" in plan.model.notes
 
 
+def test_rtx_has_no_int8_convolution_on_turing() -> None:
+    plan = plan_of(_net, Rules(target=find_target("rtx:t4")))
+    assert {g.name for g in plan.groups if g.is_quantized} == {"head"}
+    assert _reason(plan, "block") == "TensorRT-RTX on SM 75 runs no INT8 convolution"
+    for other in ("rtx", "rtx:sm86", "tensorrt-10:t4"):
+        assert plan_of(_net, Rules(target=find_target(other))).group("block").is_quantized
+
+
 def test_int4_is_for_the_weights_of_linears() -> None:
     plan = plan_of(_net, Rules(quantized="int4"))
     assert {g.name for g in plan.groups if g.decision == "int4"} == {"head"}

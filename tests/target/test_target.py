@@ -7,7 +7,14 @@ import pytest
 from fusewright.errors import UsageError
 from fusewright.pipeline.options import Options
 from fusewright.target import FORMATS, TENSORRT, Precision, find_target
-from fusewright.target.table import ATTENTION, CONVOLUTION, ENGINES, GPUS, SUPPORT
+from fusewright.target.table import (
+    ATTENTION,
+    CONVOLUTION,
+    ENGINES,
+    GPUS,
+    SUPPORT,
+    WITHOUT_CONVOLUTIONS,
+)
 
 # Text → engine, SM, how a reason cites it.
 FOUND = {
@@ -132,7 +139,7 @@ def test_opset_of_the_result(settings: dict[str, object], opset: int) -> None:
 
 
 def test_every_row_names_its_source_and_a_known_engine() -> None:
-    rows = (*ENGINES, *SUPPORT, *ATTENTION.values(), *CONVOLUTION.values())
+    rows = (*ENGINES, *SUPPORT, *WITHOUT_CONVOLUTIONS, *ATTENTION.values(), *CONVOLUTION.values())
     assert all(row.source for row in rows)
     assert {row.engine for row in SUPPORT} == {row.name for row in ENGINES}
     assert len({(row.engine, row.what) for row in SUPPORT}) == len(SUPPORT)

@@ -87,6 +87,8 @@ def _convolution(layer: gs.Node, shape: Sequence[int], plan: Plan, form: Format)
     name = plan.target.label
     if limits is None:
         return f"{form.title} is for the weights of Linears"
+    if not plan.target.convolves(form.name):
+        return f"{plan.target} runs no {form.title} convolution"
     if layer.op == "ConvTranspose" and not limits.transposed:
         return f"{name} has no {form.title} ConvTranspose"
     kernel = int(np.prod(shape[2:]))

@@ -16,6 +16,7 @@ from fusewright.target.table import (
     GPUS,
     NEWEST,
     SUPPORT,
+    WITHOUT_CONVOLUTIONS,
     AttentionLimits,
     ConvLimits,
     Engine,
@@ -75,6 +76,11 @@ class Target:
         """Whether a format or type is there; FP32 always is."""
         sms = self.sms(what)
         return what == FP32 or (bool(sms) if self.sm is None else self.sm in sms)
+
+    def convolves(self, what: str) -> bool:
+        """Whether convolutions run in a format that is there; for an open GPU, on any."""
+        missing = {(row.engine, row.what): row.sms for row in WITHOUT_CONVOLUTIONS}
+        return self.sm is None or self.sm not in missing.get((self.engine.name, what), ())
 
     def lacks(self, what: str) -> str | None:
         """Why a format or type is not there, and what is; None where it is."""
