@@ -43,6 +43,10 @@ _EXPLAINED = tuple(
             " nothing: insert a Cast",
         ),
         (
+            r"CUDA_SUCCESS\) failed|CUDA initialization failure",
+            "this needs an NVIDIA GPU and driver, and there is none",
+        ),
+        (
             r"Unsupported ONNX (opset|IR)|opset.*not supported",
             "the file's opset is newer than this TensorRT reads",
         ),
@@ -96,12 +100,13 @@ def refusal(who: str, model: str, errors: tuple[NodeError, ...]) -> EngineError:
 def explained(reason: str) -> str:
     """A message of TensorRT's in words, where it is a known one; else on one line."""
     text = " ".join(reason.split()).removeprefix("Assertion failed: ")
+    # Behind that comes a complaint of its own, about the GPU that is missing.
+    text = text.split(" [checkMacros.cpp", maxsplit=1)[0]
     for pattern, meaning in _EXPLAINED:
         found = pattern.search(text)
         if found:
             return meaning.format(**found.groupdict())
-    # Behind the first sentence comes where in its source TensorRT noticed.
-    return re.split(r" \[checkMacros\.cpp| In \w+ at /_src/", text)[0]
+    return re.split(r" In \w+ at /_src/", text)[0]
 
 
 def _node_error(error: Any) -> NodeError:

@@ -78,33 +78,24 @@ def build_with_trtexec(
     targets = engine_targets(source.path, out, options)
     program = find_trtexec()
     number = trtexec_version(program)
-    check_version(source.proto, _line_version(number))
+    asked = _asked(source, options, _line_version(number))
     profiles, notes = choose_profiles(source.interface.inputs, options.shapes)
-    asked = TrtexecOptions(
-        version=_line_version(number),
-        timing_cache=options.timing_cache,
-        refit=options.refit,
-        strip_weights=options.strip_weights,
-        formats=formats_of(source.proto),
-    )
     start = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=".fusewright-") as folder:
-            parts = [Path(folder) / name for name in ("engine", "layers.json", "times.json")]
-            asked = replace(asked, engine=parts[0], layers=parts[1])
-            asked = replace(asked, times=parts[2] if times else None)
+            asked = _into(asked, Path(folder), times)
             command = trtexec_command(source.path, profiles, asked)
             _run([program, *command[1:]], str(model), said)
-            report = _report(source, parts, times, number)
             report = replace(
-                report,
+                _report(source, asked),
                 model=str(model),
                 engine=str(out),
+                version=number,
                 seconds=time.perf_counter() - start,
                 profiles=profiles,
                 notes=notes,
             )
-            _move(parts, targets, report)
+            _move(asked, targets, report)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
     return report
@@ -169,15 +160,38 @@ def _failure(model: str, code: int, errors: list[str]) -> EngineError:
     return error
 
 
-def _report(source: Source, parts: list[Path], times: bool, number: str) -> EngineReport:
-    engine, layers, profile = parts
-    kernels = read_layers(layers)
-    plan = describe(kernels, Outline(source.proto), read_times(profile) if times else None)
+def _asked(source: Source, options: BuildOptions, version: str) -> TrtexecOptions:
+    check_version(source.proto, version)
+    return TrtexecOptions(
+        version=version,
+        timing_cache=options.timing_cache,
+        refit=options.refit,
+        strip_weights=options.strip_weights,
+        formats=formats_of(source.proto),
+    )
+
+
+def _into(asked: TrtexecOptions, folder: Path, times: bool) -> TrtexecOptions:
+    """Has everything written to `folder`."""
+    return replace(
+        asked,
+        engine=folder / "engine",
+        layers=folder / "layers.json",
+        times=folder / "times.json" if times else None,
+    )
+
+
+def _report(source: Source, asked: TrtexecOptions) -> EngineReport:
+    """What the files that trtexec wrote say; model, engine and version are the caller's."""
+    engine, layers = asked.engine, asked.layers
+    assert engine is not None and layers is not None
+    times = read_times(asked.times) if asked.times is not None else None
+    plan = describe(read_layers(layers), Outline(source.proto), times)
     return EngineReport(
         model=str(source.path),
         engine=None,
         backend=PROGRAM,
-        version=number,
+        version="",
         seconds=0.0,
         engine_bytes=engine.stat().st_size,
         profiles={},
@@ -188,7 +202,8 @@ def _report(source: Source, parts: list[Path], times: bool, number: str) -> Engi
     )
 
 
-def _move(parts: list[Path], targets: list[Path], report: EngineReport) -> None:
+def _move(asked: TrtexecOptions, targets: list[Path], report: EngineReport) -> None:
+    parts = [part for part in (asked.engine, asked.layers) if part is not None]
     if len(targets) > 1:
         parts[1].write_text(report.to_json(), encoding="utf-8")
     for part, target in zip(parts, targets, strict=False):
