@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,13 +51,8 @@ class Verdict:
     rewrites: Mapping[Slot, Bounds]
 
 
-def judge(flow: Flow, tolerances: Tolerances, masks: Set[Slot], limit: float) -> Verdict:
-    """Looks at every stored tensor that a node could read as half.
-
-    Args:
-        masks: the reads that are masks.
-        limit: the magnitude masks get.
-    """
+def judge(flow: Flow, tolerances: Tolerances) -> Verdict:
+    """Looks at every stored tensor that a node could read as half."""
     reasons: dict[str, str] = {}
     rewrites: dict[Slot, Bounds] = {}
     for node in flow.graph.nodes:
@@ -66,7 +61,8 @@ def judge(flow: Flow, tolerances: Tolerances, masks: Set[Slot], limit: float) ->
         for i in flow.slots(node).inputs:
             if not is_constant(node.inputs[i]):
                 continue
-            if (node.name, i) in masks:
+            limit = flow.ranges.masks.get((node.name, i))
+            if limit is not None:
                 if _largest(peek(node.inputs[i])) > limit:
                     rewrites[node.name, i] = Bounds(0.0, limit, "a mask: Softmax gives 0 for it")
                 continue

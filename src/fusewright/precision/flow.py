@@ -29,7 +29,7 @@ class Flow:
     ) -> None:
         """Reads types and slots; nodes in `frozen` stay float32."""
         self.graph, self.kind, self.opset = graph, kind, int(graph.opset)
-        self.ranges = ranges or TensorRanges({}, frozenset(), 0)
+        self.ranges = ranges or TensorRanges({}, {}, 0)
         self.types = ElementTypes(graph)
         self._slots: dict[int, Slots] = {}
         for node in graph.nodes:

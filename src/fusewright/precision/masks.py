@@ -1,13 +1,15 @@
 """Masks: huge stored numbers whose only effect is that Softmax gives 0.
 
-−1e9, the smallest float32 and −∞ all say "not this one". In half the finite ones would overflow,
-so they become the largest magnitude that half tensors may have; −∞ stays. The result is the same:
-e^(−16376 + s) is 0 for every score s that fits beside it.
+−1e9, the smallest float32 and −∞ all say "not this one". In half the finite ones would overflow, so
+they become −49128, or a part of that where several are added up; −∞ stays. There the numbers of
+half lie 32 apart, so that a row that is masked whole still comes out even, as in float32, and
+scores down to −16352 fit beside it. −65504 would overflow with the first negative score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -19,49 +21,65 @@ from fusewright.precision.flow import Flow, Slot
 # Through these a mask stays one, at whichever input it enters.
 _ADDING = frozenset({"Add", "Sub", "Sum", "Neg", "Concat", "Where", "Max", "Min"})
 _FLOAT_KINDS = frozenset({1, 10, 11, 16})
+# Of the largest number: 49128 of 65504.
+_ROOM = 0.75
 
 
-def find_masks(flow: Flow) -> frozenset[Slot]:
-    """The reads of stored float32 tensors that are masks.
+def find_masks(flow: Flow) -> dict[Slot, float]:
+    """The reads of stored float32 tensors that are masks, with the magnitude they can have.
 
     A number beyond those that half can count is taken for one if it reaches nothing but Softmax,
     through sums, selections, layout operators, and products with tensors of whole numbers
     (1 − attention_mask).
     """
     paths = _Paths(flow)
-    return frozenset(
-        (node.name, i)
+    found = {
+        (node.name, i): _softmaxes(flow, node)
         for node in flow.graph.nodes
         for i in flow.slots(node).inputs
         if is_constant(node.inputs[i])
         and _is_huge(peek(node.inputs[i]), flow.kind.integers)
         and paths.masks(node, i)
-    )
+    }
+    together = Counter(softmax for reached in found.values() for softmax in reached)
+    return {
+        slot: _ROOM * flow.kind.maximum / max(together[softmax] for softmax in reached)
+        for slot, reached in found.items()
+    }
 
 
-def masked_tensors(flow: Flow, masks: frozenset[Slot]) -> set[int]:
+def _softmaxes(flow: Flow, node: gs.Node) -> set[int]:
+    """`id` of each Softmax that a mask which enters `node` reaches."""
+    if node.op == "Softmax":
+        return {id(node)}
+    behind = _behind(flow, [node])
+    return {id(reader) for t in behind.values() for reader, _ in flow.readers(t) if _ends(reader)}
+
+
+def _ends(node: gs.Node) -> bool:
+    return bool(node.op == "Softmax")
+
+
+def masked_tensors(flow: Flow, masks: Iterable[Slot]) -> set[int]:
     """`id` of every tensor between a mask and its Softmax."""
     nodes = {node.name: node for node in flow.graph.nodes}
-    found: set[int] = set()
-    waiting = [nodes[name] for name, _ in masks if name in nodes]
+    return set(_behind(flow, [nodes[name] for name, _ in masks if name in nodes]))
+
+
+def _behind(flow: Flow, nodes: Iterable[gs.Node]) -> dict[int, gs.Tensor]:
+    found: dict[int, gs.Tensor] = {}
+    waiting = list(nodes)
     while waiting:
         node = waiting.pop()
-        for tensor in node.outputs:
-            if node.op != "Softmax" and id(tensor) not in found:
-                found.add(id(tensor))
+        for tensor in () if _ends(node) else node.outputs:
+            if id(tensor) not in found:
+                found[id(tensor)] = tensor
                 waiting += [reader for reader, _ in flow.readers(tensor)]
     return found
 
 
-def tamed(values: np.ndarray, limit: float) -> np.ndarray:
-    """A mask's values with every magnitude, infinite ones included, at most `limit`."""
-    return np.asarray(np.clip(values, -limit, limit), values.dtype)
-
-
 def _is_huge(values: np.ndarray, limit: float) -> bool:
-    if not values.size:
-        return False
-    return bool(values.max() > limit or values.min() < -limit)
+    return bool(values.size and (values.max() > limit or values.min() < -limit))
 
 
 class _Paths:

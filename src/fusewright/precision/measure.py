@@ -21,11 +21,11 @@ from fusewright.graph.convert import to_proto
 from fusewright.graph.layout import moved_inputs
 from fusewright.graph.save import save
 from fusewright.graph.session import Feed
-from fusewright.graph.walk import peek, producer
+from fusewright.graph.walk import producer
 from fusewright.precision.demands import divisors
 from fusewright.precision.flow import Flow, Slot
 from fusewright.precision.kinds import KINDS
-from fusewright.precision.masks import find_masks, tamed
+from fusewright.precision.masks import find_masks
 from fusewright.precision.ranges import RangeObserver, TensorRanges, gathered
 
 MARGIN = 4.0
@@ -40,13 +40,13 @@ class Wanted:
         reduced: tensors whose largest and smallest value the graph takes itself.
         fetched: tensors that are looked at whole.
         divisors: of the fetched, those whose smallest magnitude matters.
-        masks: reads of stored masks, with the values they count with.
+        masks: reads of stored masks, with the magnitude they are given.
     """
 
     reduced: tuple[str, ...]
     fetched: tuple[str, ...]
     divisors: frozenset[str]
-    masks: dict[Slot, np.ndarray]
+    masks: dict[Slot, float]
 
 
 def what_to_measure(graph: gs.Graph, kind: str) -> Wanted:
@@ -67,13 +67,9 @@ def what_to_measure(graph: gs.Graph, kind: str) -> Wanted:
             fetched.append(tensor.name)
         elif maker is None or not moved_inputs(maker, flow.opset):
             (reduced if _is_never_empty(tensor, sizes) else fetched).append(tensor.name)
-    limit = flow.kind.maximum / MARGIN
-    nodes = {node.name: node for node in graph.nodes}
-    masks = {
-        slot: tamed(peek(nodes[slot[0]].inputs[slot[1]]), limit)
-        for slot in sorted(find_masks(flow))
-    }
-    return Wanted(tuple(reduced), tuple(fetched), frozenset(t.name for t in by.values()), masks)
+    return Wanted(
+        tuple(reduced), tuple(fetched), frozenset(t.name for t in by.values()), find_masks(flow)
+    )
 
 
 def _is_never_empty(tensor: gs.Tensor, sizes: set[str]) -> bool:
@@ -112,15 +108,20 @@ class Probe:
 
     def _replace_masks(self) -> None:
         nodes = {node.name: node for node in self.proto.graph.node}
-        for (name, index), values in self._wanted.masks.items():
+        for (name, index), limit in self._wanted.masks.items():
             if name in nodes:
                 mask = f"fusewright_mask_{name}_{index}"
+                bounds = [f"{mask}_least", f"{mask}_most"]
+                for bound, value in zip(bounds, (-limit, limit), strict=True):
+                    array = np.array(value, np.float32)
+                    self.proto.graph.initializer.append(numpy_helper.from_array(array, bound))
+                clip = helper.make_node("Clip", [nodes[name].input[index], *bounds], [mask], mask)
+                self.proto.graph.node.insert(0, clip)
                 nodes[name].input[index] = mask
-                self.proto.graph.initializer.append(numpy_helper.from_array(values, mask))
 
     def ranges(self, samples: int) -> TensorRanges:
         """What was seen of `samples` samples."""
-        return gathered(self._observers, frozenset(self._wanted.masks), samples)
+        return gathered(self._observers, self._wanted.masks, samples)
 
 
 def measure(

@@ -115,10 +115,9 @@ def plan_half(
 def _forced(flow: Flow, options: HalfOptions) -> tuple[dict[str, str], Mapping[Slot, Bounds]]:
     """Nodes that must be float32, and the reads that are rewritten so that others need not."""
     tolerances = Tolerances(flow)
-    masks = flow.ranges.masks
-    verdict = judge(flow, tolerances, masks, flow.kind.maximum / options.margin)
+    verdict = judge(flow, tolerances)
     forced = dict(verdict.reasons) | spoiled(flow, options.margin)
-    masked: Set[int] = masked_tensors(flow, masks)
+    masked: Set[int] = masked_tensors(flow, flow.ranges.masks)
     found = ill_held(flow, tolerances, masked, options.margin)
     for node in flow.graph.nodes:
         slots = flow.slots(node)

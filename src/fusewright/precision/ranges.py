@@ -30,19 +30,20 @@ class TensorRanges:
     """The ranges of a model's float tensors.
 
     Attributes:
-        masks: reads of stored tensors, as (node, position), that were masks: they counted with the
-            magnitude that the plan gives them.
+        masks: reads of stored tensors, as (node, position), that were masks → the magnitude that
+            the plan gives them, and with which they counted.
         samples: how many were seen.
     """
 
     tensors: Mapping[str, TensorRange]
-    masks: frozenset[tuple[str, int]]
+    masks: Mapping[tuple[str, int], float]
     samples: int
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         tensors = {name: [r.maximum, r.smallest] for name, r in self.tensors.items()}
-        return {"samples": self.samples, "masks": sorted(self.masks), "tensors": tensors}
+        masks = [[*slot, limit] for slot, limit in self.masks.items()]
+        return {"samples": self.samples, "masks": masks, "tensors": tensors}
 
 
 class RangeObserver:
@@ -79,7 +80,7 @@ class RangeObserver:
 
 def gathered(
     observers: Mapping[str, Sequence[RangeObserver]],
-    masks: frozenset[tuple[str, int]],
+    masks: Mapping[tuple[str, int], float],
     samples: int,
 ) -> TensorRanges:
     """The ranges of tensors, each seen by one or more observers."""
