@@ -16,7 +16,7 @@ from fusewright.graph.convert import to_proto
 from fusewright.plan.collapse import collapse
 from fusewright.plan.decide import Rules
 from fusewright.plan.plan import Plan
-from fusewright.quantize.existing import count_qdq
+from fusewright.quantize.existing import count_qdq, dequantized_formats
 from fusewright.quantize.insert import insert_qdq, strip_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
@@ -212,6 +212,41 @@ def test_mixed_files_hold_the_linters_rules_and_run(rules: Rules) -> None:
     assert len({s.scale for s in placement.activations}) == len(
         {(s.scale, s.format) for s in placement.activations}
     )
+
+
+def test_formats_are_read_back_from_the_file() -> None:
+    plan, _ = _quantized(Rules(group_precision=("right=fp8",)))
+    written = gs.import_onnx(to_proto(plan.model.graph))
+    for graph in (plan.model.graph, written):
+        found = dequantized_formats(graph)
+        assert {name: found[name] for name in ("stem", "left", "right", "last")} == {
+            "stem": "int8",
+            "left": "int8",
+            "right": "fp8",
+            "last": "int8",
+        }
+
+
+def test_the_residual_stream_takes_the_commonest_format() -> None:
+    def build(net: Net) -> str:
+        x = net.input("x", 2, 5, 16)
+        for name in ("one", "two", "three"):
+            scale, bias = net.positive(16), net.draw(16)
+            normed = net.op("LayerNormalization", x, scale, bias, axis=-1, name=f"{name}_norm")
+            y = net.op("MatMul", normed, net.draw(16, 16), name=name)
+            x = net.op("Add", x, y, name=f"{name}_add")
+        return x
+
+    plan = _plan(Rules(quantized="fp8", group_precision=("three=int8",)), build)
+    stream = {
+        s.format
+        for s in place(plan, int8_residual=True).activations
+        for name, _ in s.readers
+        if name.endswith(("norm", "add"))
+    }
+    assert stream == {"fp8"}
+    three = [s for s in place(plan).activations if ("three", 0) in s.readers]
+    assert [s.format for s in three] == ["int8"]
 
 
 def test_int4_places_weights_alone() -> None:

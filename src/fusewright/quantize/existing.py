@@ -8,6 +8,7 @@ import onnx_graphsurgeon as gs
 from fusewright.errors import ModelError
 from fusewright.graph.load import Source, with_inner
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
+from fusewright.target import Format, format_of
 
 _QUANTIZED = frozenset(
     {
@@ -58,3 +59,24 @@ def dequantized_reads(graph: gs.Graph) -> dict[str, frozenset[int]]:
             )
         )
     }
+
+
+def dequantized_formats(graph: gs.Graph) -> dict[str, str]:
+    """Node → the format of what it reads behind a DequantizeLinear, its weight's where it has one.
+
+    Nodes go by the names of `dequantized_reads`; formats that are none of ours are left out.
+    """
+    found: dict[str, str] = {}
+    for node in graph.nodes:
+        for slot, tensor in enumerate(node.inputs):
+            form = next((_format(p) for p in tensor.inputs if p.op == DEQUANTIZE), None)
+            name = str(node.name or node.outputs[0].name) if node.outputs else ""
+            if form is not None and (slot == 1 or name not in found):
+                found[name] = form.name
+    return found
+
+
+def _format(dequantize: gs.Node) -> Format | None:
+    # A pair says its type by the zero-point; stored four-bit weights by their own.
+    told = [t.dtype for t in (*dequantize.inputs[2:], dequantize.inputs[0]) if t.dtype is not None]
+    return format_of(told[0]) if told else None
