@@ -145,6 +145,15 @@ def observe(
     progress: Callable[[int], None] | None = None,
 ) -> Observations:
     """`calibrate` without its last step: what a part of the samples shows, ready to merge."""
+    seen, watching = begin(sites, options)
+    seen.samples = watch(model, watching, samples, options, progress)
+    return seen
+
+
+def begin(
+    sites: Mapping[str, Sequence[str]], options: CalibrationOptions
+) -> tuple[Observations, dict[str, list[Watcher]]]:
+    """Observers that have seen nothing, and by tensor those that `watch` is to show it to."""
     scratch = Scratch()
     observers: dict[str, MaxObserver] = {}
     for site in sites:
@@ -154,7 +163,7 @@ def observe(
     for site, tensors in sites.items():
         for tensor in dict.fromkeys(tensors):
             watching.setdefault(tensor, []).append(observers[site])
-    return Observations(observers, watch(model, watching, samples, options, progress))
+    return Observations(observers, 0), watching
 
 
 class Watcher(Protocol):

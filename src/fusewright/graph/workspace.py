@@ -38,7 +38,7 @@ class Workspace:
         )
         with (self.folder / _EDITED).open("ab") as file:
             place = {"location": _EDITED, "offset": file.tell(), "length": values.nbytes}
-            file.write(np.ascontiguousarray(values).data)
+            file.write(np.ascontiguousarray(values).view(np.uint8).data)  # bfloat16 is no buffer
         for key, value in place.items():
             proto.external_data.add(key=key, value=str(value))
         tensor.values = StoredValues(proto, self)

@@ -18,7 +18,15 @@ from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
 from fusewright.pipeline.smoothing import smooth
-from fusewright.pipeline.stages import Job, collapse_float, measure_ranges, quantize
+from fusewright.pipeline.stages import (
+    Job,
+    Seen,
+    collapse_float,
+    collapsed_proto,
+    measure,
+    set_types,
+    watch_samples,
+)
 from fusewright.pipeline.trace import peak_memory
 from fusewright.plan.plan import Plan
 from fusewright.quantize.placement import place
@@ -54,31 +62,27 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         if collapsed is not None and job.samples.come_once:  # not to be seen again if it fails
             job.proof.settle(job.proof.reference.compare(collapsed))
             collapsed = None
-        ranges = measure_ranges(plan, placement, job) if placement.activations else None
-        samples = 0 if ranges is None else ranges.samples
+        seen = watch_samples(plan, placement, job)
         proven = side.submit(job.proof.reference.compare, collapsed) if collapsed else None
-        if ranges is not None:
-            proto = quantize(plan, placement, ranges, groups, job)
+        half = None
+        if seen is not None:
+            half = set_types(plan, placement, seen, job)
+            proto = collapsed_proto(plan, groups)
 
         def write() -> onnx.ModelProto:
-            whole = onnx.ModelProto()
-            whole.CopyFrom(proto)
-            embed(whole, job.workspace)
-            stamp(whole, job.source.proto, plan, job.options, samples)
+            whole = _whole(proto, plan, seen, job)
             if target is not None:
                 written.enter_context(saving(whole, target))
             return whole
 
         writing = side.submit(write)
         with job.trace.stage("verify") as details:
-            if ranges is not None:
-                final = runnable(proto, job.source)
-                accuracy = job.proof.reference.compare(final, fold_weights=True)
+            final = None if seen is None else measure(proto, half, job)
             if proven is not None:
                 job.proof.settle(proven.result())
-            if ranges is not None:
-                job.proof.measure("quantize", accuracy)
-            details.append("quantized, " + str(accuracy.worst) if ranges else "float")
+            if final is not None:
+                job.proof.measure("quantize", final)
+            details.append("float" if final is None else str(final.worst))
         whole = writing.result()
         if target is not None:
             with job.trace.stage("write"):
@@ -87,11 +91,21 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         whole,
         target,
         plan,
-        placement if placement.activations else None,
-        ranges,
+        placement if placement.weights else None,
+        None if seen is None else seen.ranges,
+        half,
         job.proof.results,
         job.trace,
-        samples,
+        0 if seen is None else seen.samples,
         peak_memory(),
         (*plan.model.notes, *job.samples.notes),
     )
+
+
+def _whole(proto: onnx.ModelProto, plan: Plan, seen: Seen | None, job: Job) -> onnx.ModelProto:
+    """A copy with its weights, and with what it says of itself."""
+    whole = onnx.ModelProto()
+    whole.CopyFrom(proto)
+    embed(whole, job.workspace)
+    stamp(whole, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)
+    return whole

@@ -49,7 +49,7 @@ def inspect(
     options = Options().with_settings(settings)
     source, reads = _without_pairs(read_source(model))
     trace = Trace(watcher or Silent()) if trace is None else trace
-    plan = make_plan(Preparation(source, trace), options)
+    plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)
     if reads:
         reads = _by_normalized_name(reads, plan.model)
         nodes = node_index(plan.model.graph)

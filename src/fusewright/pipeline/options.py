@@ -13,10 +13,12 @@ from fusewright.plan.decide import Rules
 from fusewright.plan.file import formats_in
 from fusewright.plan.plan import AUTO, Smooth, smooth_setting
 from fusewright.target import FORMATS, Precision, Target, find_target
-from fusewright.target.formats import HALF_SCALES_OPSET
+from fusewright.target.formats import BF16_OPSET, HALF_SCALES_OPSET
+from fusewright.target.precision import BF16, INT8
 from fusewright.target.precision import FP32 as FP32
-from fusewright.target.precision import INT8
 
+KEEP, HALF = "keep", "half"
+IO_TYPES = (KEEP, HALF)
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
@@ -46,6 +48,7 @@ class Options:
         smooth: how much of the activations' outliers SmoothQuant moves into weights: an α from 0
             to 1, `auto` (searched for each place) or `off`.
         balance: bring q, k and v to one range where one Q/DQ pair serves them.
+        io_types: `keep`, or `half`: float inputs and outputs of the model take the rest's type.
         int8_residual: the residual stream of a transformer in INT8 too.
         plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
     """
@@ -68,6 +71,7 @@ class Options:
     smooth: Smooth = AUTO
     balance: bool = True
     int8_residual: bool = False
+    io_types: str = KEEP
     plan: str | Path | None = None
 
     def __post_init__(self) -> None:
@@ -88,6 +92,10 @@ class Options:
         if smooth is None:
             raise UsageError(f"smooth '{self.smooth}' is neither off, auto nor a number 0 to 1")
         object.__setattr__(self, "smooth", smooth)
+        if self.io_types not in IO_TYPES:
+            raise UsageError(f"io types '{self.io_types}' are not one of {', '.join(IO_TYPES)}")
+        if self.io_types == HALF and self.formats.rest == FP32:
+            raise UsageError(f"io types half: precision {self.precision} has nothing in half")
         if self.verify_samples < 1:
             raise UsageError(f"{self.verify_samples} samples to verify with: at least 1 is needed")
         _ = self.calibration  # checks method, percentile and samples
@@ -112,6 +120,8 @@ class Options:
         opsets = [form.min_opset for form in known] + [FORMATS[INT8].min_opset]
         if known and self.formats.rest != FP32:
             opsets.append(HALF_SCALES_OPSET)
+        if self.formats.rest == BF16:
+            opsets.append(BF16_OPSET)
         return max(opsets)
 
     @property

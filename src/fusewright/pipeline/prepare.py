@@ -42,8 +42,8 @@ class Preparation:
     ) -> None:
         """Without a `proof` nothing is run: that is what `inspect` does.
 
-        `opset` is the least that the result needs. With a `workspace` the weights stay in its files. `normalized` holds what was proven last,
-        for a proof that continues from there.
+        `opset` is the least that the result needs. With a `workspace` the weights stay in its
+        files. `normalized` holds what was proven last, for a proof that continues from there.
         """
         self.source, self.trace, self.proof = source, trace, proof
         self.misses: list[Miss] = []

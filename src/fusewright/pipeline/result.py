@@ -11,6 +11,7 @@ import onnx
 from fusewright.calibrate import Ranges
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.plan import HEAVY_OPS, Plan
+from fusewright.precision import HalfPlan
 from fusewright.quantize.placement import Placement
 from fusewright.verify import Comparison
 
@@ -25,6 +26,7 @@ class Result:
         plan: the groups with their decisions.
         placement: every Q/DQ site; None where nothing is quantized.
         ranges: what calibration found for each scale; None likewise.
+        half: what became half and what stayed float32, where the rest is half.
         proofs: comparison with the original by stage; `quantize` holds the accuracy.
         trace: every pass, match and miss, in order.
         samples: how many samples calibrated it.
@@ -36,6 +38,7 @@ class Result:
     plan: Plan
     placement: Placement | None
     ranges: Ranges | None
+    half: HalfPlan | None
     proofs: dict[str, Comparison]
     trace: Trace
     samples: int = 0
@@ -67,6 +70,7 @@ class Result:
             "heavy_ops": self.heavy_ops(),
             "placement": [] if self.placement is None else self.placement.lines(),
             "ranges": None if self.ranges is None else self.ranges.to_dict(),
+            "half": None if self.half is None else self.half.to_dict(),
             "proofs": {stage: proof.to_dict() for stage, proof in self.proofs.items()},
             "undone": [event.to_dict() for event in self.trace.undone()],
             "samples": self.samples,

@@ -185,7 +185,9 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
 
 
 def _plan(job: Job) -> Plan:
-    preparation = Preparation(job.source, job.trace, job.proof, job.workspace)
+    preparation = Preparation(
+        job.source, job.trace, job.proof, job.workspace, job.options.min_opset
+    )
     plan = make_plan(preparation, job.options)
     job.flat = preparation.normalized
     return plan

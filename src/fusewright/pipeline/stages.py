@@ -3,26 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx
 
-from fusewright.calibrate import Ranges, Samples, calibrate
+from fusewright.calibrate import Ranges, Samples
+from fusewright.calibrate.runner import begin, watch
 from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source
 from fusewright.graph.save import save
 from fusewright.graph.workspace import Workspace
-from fusewright.pipeline.options import Options
+from fusewright.pipeline.options import FP32, HALF, Options
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import Proof
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.collapse import collapse
 from fusewright.plan.plan import Group, Plan
-from fusewright.quantize.existing import count_qdq
+from fusewright.precision import (
+    HalfOptions,
+    HalfPlan,
+    Probe,
+    TensorRanges,
+    apply_half,
+    plan_half,
+    what_to_measure,
+)
+from fusewright.precision.twin import rounding_twin
 from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement
+from fusewright.verify import Comparison
 
 
 @dataclass
@@ -49,10 +60,10 @@ def collapse_float(plan: Plan, job: Job) -> tuple[list[Group], onnx.ModelProto]:
     with job.trace.stage("collapse") as details:
         if job.options.flat or not groups:
             return [], to_proto(plan.model.graph)
-        proto = to_proto(collapse(plan.model.graph, plan, groups))
+        proto = collapsed_proto(plan, groups)
         if not _holds(plan, proto, job):
             groups = _without_failing_kinds(plan, groups, job)
-            proto = to_proto(collapse(plan.model.graph, plan, groups))
+            proto = collapsed_proto(plan, groups)
         details.append(f"{len(groups)} calls of {len({group.kind for group in groups})} kinds")
     job.flat = None
     return groups, proto
@@ -71,30 +82,58 @@ def _without_failing_kinds(plan: Plan, groups: list[Group], job: Job) -> list[Gr
     good: list[Group] = []
     for kind in dict.fromkeys(group.kind for group in groups):
         mine = [group for group in groups if group.kind == kind]
-        if _holds(plan, to_proto(collapse(plan.model.graph, plan, mine)), job, kind):
+        if _holds(plan, collapsed_proto(plan, mine), job, kind):
             good += mine
         else:
             job.proof.undo("collapse", kind, f"{len(mine)} groups stay flat")
     return good
 
 
-def measure_ranges(plan: Plan, placement: Placement, job: Job) -> Ranges:
-    """Calibrates every scale of the placement on the flat float model."""
+@dataclass(frozen=True)
+class Seen:
+    """What the calibration samples showed.
+
+    Attributes:
+        ranges: of the scales; None where nothing is quantized.
+        tensors: of every float tensor, where the rest is to be half.
+    """
+
+    ranges: Ranges | None
+    tensors: TensorRanges | None
+    samples: int
+
+
+def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
+    """Runs the flat float model on the samples: one pass for scales and half ranges.
+
+    None where the decisions need neither.
+    """
+    rest = job.options.formats.rest
+    if rest == FP32 and not placement.activations:
+        return None
     total, limit = job.samples.total, job.options.samples
     expected = limit if total is None else min(total, limit or total)
+    options = replace(job.options.calibration, formats=placement.formats)
     with job.trace.stage("calibrate") as details:
+        graph = plan.model.graph
+        proto = runnable(to_proto(graph), job.source)
+        seen, watching = begin(placement.observe, options)
+        probe = None if rest == FP32 else Probe(proto, what_to_measure(graph, rest))
+        for name, more in ({} if probe is None else probe.watchers).items():
+            watching.setdefault(name, []).extend(more)
         flat = job.workspace.folder / "flat.onnx"
-        wanted = dict.fromkeys(name for names in placement.observe.values() for name in names)
-        save(with_outputs(runnable(to_proto(plan.model.graph), job.source), wanted), flat)
-        ranges = calibrate(
+        save(with_outputs(proto, watching), flat)
+        seen.samples = watch(
             flat,
-            placement.observe,
+            watching,
             job.samples,
-            job.options.calibration,
+            options,
             progress=lambda done: job.trace.watcher.samples(done, expected),
         )
-        details.append(f"{len(placement.observe)} scales, {ranges.samples} samples")
-    return ranges
+        details.append(f"{len(placement.observe)} scales, {seen.samples} samples")
+        ranges = seen.ranges(options) if placement.activations else None
+        tensors = None if probe is None else probe.ranges(seen.samples)
+    return Seen(ranges, tensors, seen.samples)
 
 
 def with_outputs(proto: onnx.ModelProto, wanted: Iterable[str]) -> onnx.ModelProto:
@@ -104,20 +143,45 @@ def with_outputs(proto: onnx.ModelProto, wanted: Iterable[str]) -> onnx.ModelPro
     return proto
 
 
-def quantize(
-    plan: Plan, placement: Placement, ranges: Ranges, groups: list[Group], job: Job
-) -> onnx.ModelProto:
-    """Inserts the pairs and collapses `groups` around them.
+def set_types(plan: Plan, placement: Placement, seen: Seen, job: Job) -> HalfPlan | None:
+    """Q/DQ pairs, and then half for the rest where that is asked for; in place.
 
     Raises:
         ModelError: the result breaks a rule of the Q/DQ linter.
     """
-    graph = plan.model.graph
-    with job.trace.stage("quantize") as details:
-        thresholds = {scale: ranges[scale].threshold for scale in placement.observe}
-        insert_qdq(graph, placement, thresholds | placement.fixed)
-        for violation in lint(graph):
-            raise ModelError(f"Q/DQ linter: {violation}; please report this model")
-        proto = to_proto(collapse(graph, plan, groups) if groups else graph)
-        details.append(f"{count_qdq(proto) // 2} Q/DQ pairs")
-    return proto
+    graph, half = plan.model.graph, None
+    if placement.activations or placement.weights:
+        with job.trace.stage("quantize") as details:
+            found = {} if seen.ranges is None else seen.ranges.sites
+            thresholds = {scale: found[scale].threshold for scale in placement.observe}
+            insert_qdq(graph, placement, thresholds | placement.fixed)
+            details.append(f"{len(placement.activations) + len(placement.weights)} Q/DQ pairs")
+    if seen.tensors is not None:
+        with job.trace.stage("precision") as details:
+            half = _set_half(plan, seen.tensors, job)
+            details.append(f"{len(half.half_nodes)} nodes in {half.kind}")
+            details += [f"{len(half.float_nodes)} stay fp32"] * bool(half.float_nodes)
+    for violation in lint(graph):
+        raise ModelError(f"Q/DQ linter: {violation}; please report this model")
+    return half
+
+
+def _set_half(plan: Plan, tensors: TensorRanges, job: Job) -> HalfPlan:
+    options = HalfOptions(job.options.io_types == HALF, frozenset(plan.model.frozen))
+    half = plan_half(plan.model.graph, tensors, job.options.formats.rest, options)
+    apply_half(plan.model.graph, half, job.workspace)
+    for line in half.lines():
+        job.trace.add("precision", "note", "fp32", detail=line)
+    return half
+
+
+def collapsed_proto(plan: Plan, groups: list[Group]) -> onnx.ModelProto:
+    """The graph as it is now, with these groups as calls."""
+    return to_proto(collapse(plan.model.graph, plan, groups) if groups else plan.model.graph)
+
+
+def measure(proto: onnx.ModelProto, half: HalfPlan | None, job: Job) -> Comparison:
+    """How far the model is from the original; one with half tensors is judged by its twin."""
+    final = runnable(proto, job.source)
+    twin = final if half is None else rounding_twin(final)
+    return job.proof.reference.compare(twin, fold_weights=True)

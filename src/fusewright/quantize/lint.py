@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -102,8 +103,10 @@ def _types(graph: gs.Graph) -> Iterator[str]:
 
 
 def _is_float(dtype: object) -> bool:
-    # graphsurgeon keeps ONNX's number of bfloat16, which NumPy lacks.
-    return dtype == _BFLOAT16 or np.dtype(dtype).kind == "f"  # type: ignore[call-overload]
+    # graphsurgeon keeps ONNX's number of bfloat16 where it read it, which NumPy lacks.
+    if dtype in (_BFLOAT16, ml_dtypes.bfloat16):
+        return True
+    return bool(np.dtype(dtype).kind == "f")  # type: ignore[call-overload]
 
 
 def _outputs(graph: gs.Graph) -> Iterator[str]:

@@ -41,6 +41,8 @@ FORMATS = {
 }
 HALF_SCALES_OPSET = 19
 """From here on a scale can be FP16 or BF16, which a quantized tensor of that type needs."""
+BF16_OPSET = 22
+"""From here on Conv, pooling and their like take BF16; MatMul, Add and most others did before."""
 
 
 def format_of(dtype: object) -> Format | None:

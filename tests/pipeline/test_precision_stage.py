@@ -1,0 +1,126 @@
+"""The stage precision: what is not quantized becomes half, and the report says what did not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from building import Net
+from onnx import TensorProto
+
+from fusewright import RandomSamples, optimize
+from fusewright.errors import UsageError
+from fusewright.pipeline import Result
+
+DATA = RandomSamples(6)
+
+
+def _net(factor: float = 1.0) -> onnx.ModelProto:
+    """A residual of convolutions, whose middle is `factor` times as large as its ends."""
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", "batch", 4, 8, 8), 8, 4))
+    x = net.op("Mul", x, net.store(np.full(1, factor, np.float32)))
+    y = net.op("Sigmoid", net.op("Mul", x, net.store(np.full(1, 1 / factor, np.float32))))
+    y = net.op("GlobalAveragePool", net.op("Add", net.conv(y, 8, 8), y))
+    return net.proto(net.op("Gemm", net.op("Flatten", y), net.draw(8, 5), net.draw(5), name="head"))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "net.onnx"
+    onnx.save(_net(), path)
+    return path
+
+
+def _types(proto: onnx.ModelProto) -> Counter[int]:
+    return Counter(tensor.data_type for tensor in proto.graph.initializer)
+
+
+def _stages(result: Result) -> list[str]:
+    return [event.stage for event in result.trace if event.what == "pass" and not event.name]
+
+
+@pytest.mark.parametrize(
+    ("precision", "stored"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)]
+)
+def test_a_half_file(path: Path, precision: str, stored: int) -> None:
+    result = optimize(path, None, DATA, precision=precision)
+    assert "QuantizeLinear" not in {node.op_type for node in result.model.graph.node}
+    assert result.placement is None
+    assert result.ranges is None
+    assert set(_types(result.model)) <= {stored, TensorProto.INT64}
+    assert result.accuracy is not None
+    worst = result.accuracy.worst
+    assert worst is not None
+    assert 20 < worst.sqnr_db < 100, "rounded, and not by more than its type"
+    interface = [*result.model.graph.input, *result.model.graph.output]
+    assert {v.type.tensor_type.elem_type for v in interface} == {TensorProto.FLOAT}
+    assert result.samples == 6
+    assert "precision" in _stages(result)
+
+
+def test_quantized_with_a_half_rest(path: Path) -> None:
+    plain = optimize(path, None, DATA, precision="int8")
+    half = optimize(path, None, DATA, precision="int8+fp16")
+    assert half.placement is not None
+    assert plain.placement is not None
+    assert half.placement.lines() == plain.placement.lines()
+    assert _stages(half).index("quantize") + 1 == _stages(half).index("precision")
+    assert half.accuracy is not None
+    assert plain.accuracy is not None
+    difference = half.accuracy.worst.sqnr_db - plain.accuracy.worst.sqnr_db
+    assert abs(difference) < 1.0, "half adds little to what INT8 costs"
+
+
+def test_onnxruntime_runs_it(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "half.onnx"
+    optimize(path, out, DATA, precision="int8+fp16")
+    session = ort.InferenceSession(str(out), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).standard_normal((3, 4, 8, 8), np.float32)
+    (found,) = session.run(None, {"x": x})
+    (expected,) = ort.InferenceSession(str(path)).run(None, {"x": x})
+    assert found.dtype == np.float32
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
+
+
+def test_what_would_overflow_stays_float32(tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    onnx.save(_net(1e6), path)
+    result = optimize(path, None, DATA, precision="fp16")
+    assert result.half is not None
+    assert result.half.float_nodes
+    assert result.half.half_nodes
+    assert result.to_dict()["half"]["float_nodes"] == dict(result.half.float_nodes)
+    assert result.accuracy is not None
+    assert result.accuracy.worst.relative < 1e-2
+
+
+def test_half_interface(path: Path) -> None:
+    result = optimize(path, None, DATA, precision="fp16", io_types="half")
+    interface = [*result.model.graph.input, *result.model.graph.output]
+    assert {v.type.tensor_type.elem_type for v in interface} == {TensorProto.FLOAT16}
+    assert result.accuracy is not None
+    assert result.accuracy.worst.relative < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"io_types": "double"}, "io types 'double' are not one of keep, half"),
+        ({"io_types": "half", "precision": "int8"}, "precision int8 has nothing in half"),
+        ({"precision": "int9"}, "precision 'int9' is not one of"),
+    ],
+)
+def test_refused(path: Path, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        optimize(path, None, DATA, **settings)
+
+
+def test_the_opset_that_half_scales_need(path: Path) -> None:
+    for precision, least in (("int8", 13), ("fp16", 13), ("int8+fp16", 19)):
+        result = optimize(path, None, DATA, precision=precision)
+        assert result.plan.model.opset >= least
