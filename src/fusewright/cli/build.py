@@ -83,7 +83,7 @@ def build(
     from fusewright.cli.shapes import all_shapes
     from fusewright.cli.targets import check_targets, write_json
     from fusewright.cli.terminal import Terminal
-    from fusewright.engine.build import BuildOptions
+    from fusewright.engine.build import LAYERS_SUFFIX, BuildOptions
 
     terminal = Terminal(verbose, quiet)
     options = BuildOptions(
@@ -101,8 +101,9 @@ def build(
         raise UsageError("no output: give -o ENGINE (or --print-trtexec for the command alone)")
     if times and backend != _TRTEXEC:
         raise UsageError("--times goes with --with trtexec, which runs the engine")
-    written = {"--output": output, "--json": json_file, "--timing-cache": timing_cache}
-    check_targets(written, {"the input file": model})
+    layers = Path(f"{output}{LAYERS_SUFFIX}")
+    written = {"--output": output, "the report of --output": layers, "--json": json_file}
+    check_targets({**written, "--timing-cache": timing_cache}, {"the input file": model})
     if backend == _TRTEXEC:
         report = _run_trtexec(terminal, model, output, options, times)
     else:

@@ -53,7 +53,10 @@ def find_backend(name: str | None = None) -> Backend:
     if name is not None:
         key = name.replace("-", "_")
         if key not in _INSTALL:
-            raise UsageError(f"no backend {name!r}: choose tensorrt or tensorrt_rtx")
+            raise UsageError(
+                f"no backend {name!r}: choose tensorrt or tensorrt_rtx (and on the command line"
+                " trtexec)"
+            )
         return _usable(key)
     reasons = []
     for candidate in _INSTALL:

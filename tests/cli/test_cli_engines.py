@@ -1,0 +1,211 @@
+"""`build` and `report`: engines, trtexec, shapes in both spellings, two engines side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from fusewright.cli.shapes import all_shapes
+from fusewright.errors import UsageError
+
+needs_rtx = pytest.mark.skipif(
+    subprocess.run([sys.executable, "-c", "import tensorrt_rtx"], capture_output=True).returncode
+    != 0,
+    reason="TensorRT-RTX is not installed",
+)
+
+
+@pytest.fixture
+def engine(cli, quantized, tmp_path) -> Path:
+    out = tmp_path / "e.engine"
+    assert cli("build", quantized, "-o", out, "--with", "tensorrt_rtx", "-q").code == 0
+    return out
+
+
+@needs_rtx
+def test_an_engine_and_its_report(cli, quantized, engine, tmp_path):
+    layers = Path(f"{engine}.layers.json")
+    assert sorted(tmp_path.iterdir()) == [engine, layers]
+    outcome = cli("report", layers)
+    assert (outcome.code, outcome.err) == (0, "")
+    for text in ("kernels", "ConvBN", "What could be better", "mend: "):
+        assert text in outcome.out
+    assert "#1 " not in outcome.out
+    content = json.loads(layers.read_text())
+    full = cli("report", layers, "-v").out
+    for kernel in content["kernels"]:
+        assert kernel["name"] in full.replace("\n", "")
+        assert kernel["groups"] or kernel["nodes"]
+    for group in content["groups"]:
+        assert group["kernels"] and group["name"] in full
+    assert json.loads(cli("report", layers, "--json").out) == content
+
+
+@needs_rtx
+def test_two_engines_side_by_side(cli, digits, engine, tmp_path):
+    plain = tmp_path / "plain.engine"
+    assert cli("build", digits, "-o", plain, "--with", "tensorrt_rtx", "-q").code == 0
+    files = [f"{path}.layers.json" for path in (plain, engine)]
+    outcome = cli("report", *files)
+    assert (outcome.code, outcome.err) == (0, "")
+    for text in ("plain.engine.layers.json", "difference", "outside groups", "Float → Int8"):
+        assert text in outcome.out
+    compared = json.loads(cli("report", *files, "--json").out)
+    assert compared["total"]["first"]["dtypes"] == ["Float"]
+    same = cli("report", files[0], files[0])
+    assert same.code == 0 and "difference" in same.out and "→" not in same.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["no.json"], "no.json: cannot be read"),
+        (["{model}"], "not a JSON file"),
+        (["{other}"], "not a layer file"),
+        (["{other}", "{other}", "{other}"], "3 layer files"),
+        (["{other}", "--model", "{model}", "--model", "{model}"], "one for each"),
+        (["{layers}", "--profile", "{other}"], "not a profile of trtexec"),
+        (["{layers}", "--model", "no.onnx"], "no.onnx: no such file"),
+    ],
+)
+def test_report_refuses_in_one_line(arguments, said, cli, quantized, tmp_path):
+    other, layers = tmp_path / "other.json", tmp_path / "layers.json"
+    other.write_text('{"a": 1}')
+    layers.write_text('{"Layers": [{"Name": "a", "Inputs": [], "Outputs": []}]}')
+    names = {"model": quantized, "other": other, "layers": layers}
+    outcome = cli("report", *(argument.format(**names) for argument in arguments))
+    assert outcome.code in (1, 2) and outcome.out == ""
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert said in outcome.err
+
+
+def test_shapes_in_trtexec_s_spelling(cli, quantized, tmp_path):
+    shapes = ["--minShapes", "input:1x1x8x8", "--optShapes", "input:4x1x8x8",
+              "--maxShapes", "input:8x1x8x8"]  # fmt: skip
+    three = cli("build", quantized, "--print-trtexec", *shapes)
+    one = cli("build", quantized, "--print-trtexec", "--shapes", "input:1x1x8x8:4x1x8x8:8x1x8x8")
+    assert three.code == 0 and three.out == one.out
+    for text in ("--minShapes=input:1x1x8x8", "--maxShapes=input:8x1x8x8"):
+        assert text in three.out
+
+
+def test_a_shape_that_is_left_out_is_its_neighbour_s():
+    assert all_shapes(None, (None, "a:2x3,b:4", None)) == {
+        "a": ((2, 3),) * 3,
+        "b": ((4,),) * 3,
+    }
+    assert all_shapes(None, ("a:1", None, "a:8")) == {"a": ((1,), (8,), (8,))}
+    assert all_shapes(None, (None, "'x:0':1x3, y:2", None))["x:0"][1] == (1, 3)
+    assert all_shapes(["c:5"], (None, "a:2", None))["c"] == ((5,),) * 3
+
+
+@pytest.mark.parametrize(
+    ("ranges", "best", "said"),
+    [
+        (None, "a", "--optShapes a: is not NAME:1x3"),
+        (None, "a:1x", "is not NAME"),
+        (None, "a:1,", None),
+        (None, "a:1,a:2", "names 'a' twice"),
+        (["a:1"], "a:2", "both name 'a'"),
+    ],
+)
+def test_shapes_that_cannot_be_read(ranges, best, said):
+    if said is None:
+        assert all_shapes(ranges, (None, best, None))
+        return
+    with pytest.raises(UsageError, match=said):
+        all_shapes(ranges, (None, best, None))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--trtexec-version", "9"], "choose 8.6, 10, 11"),
+        (["--trtexec-version", "8.6"], "--flat"),
+    ],
+)
+def test_print_trtexec_refuses_in_one_line(arguments, said, cli, quantized):
+    outcome = cli("build", quantized, "--print-trtexec", *arguments)
+    assert outcome.code in (1, 2) and outcome.out == "" and outcome.err.count("\n") == 1
+    assert said in outcome.err
+
+
+def test_print_trtexec_10(cli, quantized):
+    assert (
+        "--stronglyTyped"
+        in cli("build", quantized, "--print-trtexec", "--trtexec-version", "10").out
+    )
+
+
+def test_trtexec_that_is_not_there(cli, quantized, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    outcome = cli("build", quantized, "-o", tmp_path / "e", "--with", "trtexec")
+    assert outcome.code == 1 and outcome.err.count("\n") == 1
+    assert "not on the PATH" in outcome.err and not list(tmp_path.iterdir())
+
+
+def test_times_need_trtexec(cli, quantized, tmp_path):
+    outcome = cli("build", quantized, "-o", tmp_path / "e", "--times")
+    assert outcome.code == 2 and "--with trtexec" in outcome.err
+
+
+@needs_rtx
+def test_a_timing_cache_is_not_for_rtx(cli, quantized, tmp_path):
+    outcome = cli("build", quantized, "-o", tmp_path / "e", "--with", "tensorrt_rtx",
+                  "--timing-cache", tmp_path / "t.cache")  # fmt: skip
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert "--timing-cache: tensorrt_rtx" in outcome.err and not list(tmp_path.iterdir())
+
+
+@needs_rtx
+def test_every_refused_node_is_named(cli, tmp_path):
+    nodes = [helper.make_node("Mystery", ["x"], ["a"], "first", domain="odd"),
+             helper.make_node("Riddle", ["a"], ["y"], "second", domain="odd")]  # fmt: skip
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xy"]
+    graph = helper.make_graph(nodes, "g", info[:1], info[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("odd", 1)]
+    model = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), model)
+    outcome = cli("build", model, "-o", tmp_path / "e", "--with", "tensorrt_rtx")
+    lines = outcome.err.splitlines()
+    assert outcome.code == 1 and "(and 1 more)" in lines[0]
+    assert re.match(r"  node 'first' \(Mystery\): it has no such operator", lines[1])
+    assert re.match(r"  node 'second' \(Riddle\)", lines[2]) and len(lines) == 3
+    assert list(tmp_path.iterdir()) == [model]
+
+
+@needs_rtx
+@pytest.mark.parametrize("wait", [0.0, 0.15])
+def test_ctrl_c_while_it_builds(wait, quantized, tmp_path):
+    """The handler runs beside TensorRT's C++ code: no lost signal, no file, no abort."""
+    code = (
+        "import sys, fusewright.engine.builder as b; from fusewright.cli import main;"
+        "run = b.Builder.run\n"
+        "def slow(self, request, stop, progress):\n"
+        "    print('building', flush=True)\n"
+        "    for _ in range(200):\n"
+        "        built = run(self, request, stop, progress)\n"
+        "    return built\n"
+        "b.Builder.run = slow; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "build", quantized, "-o", tmp_path / "e"]
+    process = subprocess.Popen([*map(str, command), "--with", "tensorrt_rtx"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=dict(os.environ))  # fmt: skip
+    assert process.stdout is not None and process.stdout.readline() == b"building\n"
+    time.sleep(wait)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert said.decode().splitlines()[-1] == "interrupted"
+    assert not list(tmp_path.iterdir())
