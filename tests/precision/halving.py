@@ -12,6 +12,7 @@ from building import Net, as_model, feeds, run
 from fusewright.graph.convert import to_proto
 from fusewright.graph.model import Model
 from fusewright.precision import HalfOptions, HalfPlan, apply_half, measure, plan_half
+from fusewright.precision.kinds import HALF_TYPES
 from fusewright.precision.twin import rounding_twin
 
 Feed = Mapping[str, np.ndarray]
@@ -51,7 +52,9 @@ class Halved:
 
     def error(self) -> float:
         """Relative error of the worst output on the rounding twin."""
-        return worst_error(self.before, rounding_twin(self.after), self.samples)
+        values = (*self.before.graph.input, *self.before.graph.output)
+        half = [v.name for v in values if v.type.tensor_type.elem_type in HALF_TYPES]
+        return worst_error(self.before, rounding_twin(self.after, half), self.samples)
 
 
 def worst_error(before: onnx.ModelProto, after: onnx.ModelProto, samples: Sequence[Feed]) -> float:

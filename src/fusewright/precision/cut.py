@@ -7,11 +7,14 @@ augmenting paths; what may be either ends half unless float32 spares a Cast.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Set
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.walk import is_constant
 from fusewright.precision.flow import Flow
 from fusewright.precision.ops import FLEXIBLE, is_light
 
@@ -19,6 +22,7 @@ from fusewright.precision.ops import FLEXIBLE, is_light
 CAST, NODE = 4, 1
 _HALF, _FLOAT = 0, 1
 _NO_LIMIT = 1 << 40
+_LARGE = 4096
 
 
 def float_nodes(flow: Flow, forced: Mapping[str, str], io_half: bool) -> Set[str]:
@@ -56,9 +60,18 @@ def _places(flow: Flow, forced: Mapping[str, str], network: _Network) -> dict[in
             place[id(node)] = _HALF
         else:
             place[id(node)] = network.vertex()
-            if node.op not in FLEXIBLE:
-                network.edge(_HALF, place[id(node)], NODE)
+            network.edge(_HALF, place[id(node)], _cost(node))
     return place
+
+
+def _cost(node: gs.Node) -> int:
+    """What it costs to keep a light node float32."""
+    if node.op in FLEXIBLE:
+        return 0
+    stored = [t for t in node.inputs if is_constant(t)]
+    # An embedding would be stored in twice the size to spare the Cast of what is picked from it.
+    large = any(math.prod(t.shape) > _LARGE and t.dtype == np.float32 for t in stored)
+    return 2 * CAST if large else NODE
 
 
 def _readers(flow: Flow, tensor: gs.Tensor, place: Mapping[int, int], io_half: bool) -> set[int]:

@@ -13,6 +13,7 @@ from fusewright.precision.demands import divisors
 from fusewright.precision.flow import Flow
 from fusewright.precision.ops import STEADY
 from fusewright.precision.types import QUANTIZE
+from fusewright.precision.wholes import is_whole
 
 # An error of this share of a tensor's largest magnitude changes nothing: with the usual 30 between
 # that and its root mean square, noise 60 dB below the signal.
@@ -71,28 +72,40 @@ def ill_held(flow: Flow, tolerances: Tolerances, masked: Set[int], margin: float
         margin: by how much values may exceed those measured.
     """
     found: dict[int, str] = {}
-    kind = flow.kind
     for tensor in flow.computed():
-        peak = flow.peak(tensor)
-        limit = kind.maximum / (1.0 if id(tensor) in masked else margin)
-        if peak is None:
-            found[id(tensor)] = f"'{tensor.name}' was not measured"
-        elif not np.isfinite(peak):
-            found[id(tensor)] = f"'{tensor.name}' is not finite on the calibration data"
-        elif peak > limit:
-            found[id(tensor)] = (
-                f"'{tensor.name}' reaches {peak:.3g}, {kind.title} ends at {kind.maximum:.6g}"
-                f" and new data may be {margin:g} times larger"
-            )
-        elif peak > 0 and kind.subnormal / 2 > tolerances.of(tensor):
-            found[id(tensor)] = f"'{tensor.name}' is below {peak:.2g}: {kind.title} loses its bits"
+        known = id(tensor) in masked
+        why = _ill_held(flow, tensor, tolerances.of(tensor), 1.0 if known else margin)
+        if why is None and not known:
+            why = _miscounted(flow, tensor)
+        if why is not None:
+            found[id(tensor)] = f"'{tensor.name}' {why}"
     for tensor in divisors(flow):
         smallest = flow.smallest(tensor)
-        if smallest is not None and smallest < kind.normal and id(tensor) not in found:
-            found[id(tensor)] = (
-                f"something is divided by '{tensor.name}', which gets as small as {smallest:.2g}"
-            )
+        if smallest is not None and smallest < flow.kind.normal:
+            why = f"something is divided by '{tensor.name}', which gets as small as {smallest:.2g}"
+            found.setdefault(id(tensor), why)
     return found
+
+
+def _ill_held(flow: Flow, tensor: gs.Tensor, tolerance: float, margin: float) -> str | None:
+    peak, kind = flow.peak(tensor), flow.kind
+    if peak is None:
+        return "was not measured"
+    if not np.isfinite(peak):
+        return "is not finite on the calibration data"
+    if peak * margin > kind.maximum:
+        more = "" if margin == 1 else f", and new data may be {margin:g} times larger"
+        return f"reaches {peak:.3g}; {kind.title} ends at {kind.maximum:.6g}{more}"
+    if peak > 0 and kind.subnormal / 2 > tolerance:
+        return f"is below {peak:.2g}, where {kind.title} loses its bits"
+    return None
+
+
+def _miscounted(flow: Flow, tensor: gs.Tensor) -> str | None:
+    peak, kind = flow.peak(tensor), flow.kind
+    if peak is None or peak <= kind.integers or not is_whole(flow, tensor):
+        return None
+    return f"counts up to {peak:.6g}; {kind.title} counts up to {kind.integers}"
 
 
 def _finite(peak: float | None) -> float:

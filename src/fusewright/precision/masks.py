@@ -15,12 +15,12 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.layout import moved_inputs
-from fusewright.graph.walk import is_constant, peek, producer
+from fusewright.graph.walk import is_constant, peek
 from fusewright.precision.flow import Flow, Slot
+from fusewright.precision.wholes import is_whole
 
 # Through these a mask stays one, at whichever input it enters.
 _ADDING = frozenset({"Add", "Sub", "Sum", "Neg", "Concat", "Where", "Max", "Min"})
-_FLOAT_KINDS = frozenset({1, 10, 11, 16})
 # Of the largest number: 49128 of 65504.
 _ROOM = 0.75
 
@@ -110,23 +110,7 @@ class _Paths:
         if node.op in _ADDING:
             return True
         if node.op == "Mul":
-            return self._is_whole(node.inputs[1 - index], 8)
+            return is_whole(self._flow, node.inputs[1 - index])
         if is_constant(node.inputs[index]):
             return node.op in ("Expand", "Reshape", "Gather", "Slice", "Tile", "Unsqueeze")
         return any(t is node.inputs[index] for t in moved_inputs(node, self._flow.opset))
-
-    def _is_whole(self, tensor: gs.Tensor, depth: int) -> bool:
-        """Whether every element is a whole number, by what computes it."""
-        if is_constant(tensor):
-            array = peek(tensor)
-            return bool(np.isfinite(array).all() and (array == np.rint(array)).all())
-        node = producer(tensor)
-        if node is None or not depth:
-            return False
-        if node.op == "Cast":
-            return self._flow.types.of(node.inputs[0]) not in _FLOAT_KINDS
-        if node.op in ("Sub", "Add", "Mul", "Neg", "Where"):
-            data = node.inputs[1:] if node.op == "Where" else node.inputs
-            return all(self._is_whole(t, depth - 1) for t in data)
-        moved = moved_inputs(node, self._flow.opset)
-        return bool(moved) and all(self._is_whole(t, depth - 1) for t in moved)

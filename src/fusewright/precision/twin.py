@@ -8,7 +8,7 @@ float32 accumulators do; one that accumulates in half is worse than its twin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -40,11 +40,12 @@ class _Scope:
     half: Mapping[str, int]
 
 
-def rounding_twin(proto: onnx.ModelProto) -> onnx.ModelProto:
+def rounding_twin(proto: onnx.ModelProto, half_interface: Collection[str] = ()) -> onnx.ModelProto:
     """A float32 model that computes what `proto`, with FP16 or BF16 tensors, would.
 
-    Its interface is that of `proto` with float32 for half. Local functions are inlined. The weights
-    are shared with `proto`.
+    Its interface is that of `proto` with float32 for half, but for the inputs and outputs named in
+    `half_interface`: those that are half in the model it is to be compared with. Local functions
+    are inlined. The weights are shared with `proto`.
 
     Raises:
         ModelError: the local functions cannot be inlined.
@@ -53,7 +54,10 @@ def rounding_twin(proto: onnx.ModelProto) -> onnx.ModelProto:
     infer_shapes(light)
     twin = with_weights(light, proto)
     names = _Names(twin.graph)
+    values = (*twin.graph.input, *twin.graph.output)
+    interface = {v.name: v.type.tensor_type.elem_type for v in values if v.name in half_interface}
     _round_graph(twin.graph, _Scope({}), names)
+    _restore_interface(twin.graph, interface, names)
     del twin.graph.value_info[:]
     return twin
 
@@ -141,6 +145,23 @@ def _round_graph(graph: onnx.GraphProto, outer: _Scope, names: _Names) -> None:
     del graph.value_info[:]
     del graph.node[:]
     graph.node.extend(nodes)
+
+
+def _restore_interface(graph: onnx.GraphProto, kinds: Mapping[str, int], names: _Names) -> None:
+    """Gives inputs and outputs that were half their type back, with a Cast on the inside."""
+    inside = {name: names.fresh(name, "inside") for name in kinds}
+    for node in graph.node:
+        node.input[:] = [inside.get(name, name) for name in node.input]
+        node.output[:] = [inside.get(name, name) for name in node.output]
+    given = {v.name for v in graph.input}
+    for value in (*graph.input, *graph.output):
+        if value.name in kinds:
+            value.type.tensor_type.elem_type = kinds[value.name]
+    for name, kind in kinds.items():
+        if name in given:
+            graph.node.insert(0, _cast(name, inside[name], TensorProto.FLOAT, names))
+        else:
+            graph.node.append(_cast(inside[name], name, kind, names))
 
 
 def _half_names(graph: onnx.GraphProto) -> dict[str, int]:
