@@ -1,0 +1,1 @@
+"""INT4 weight-only: Linears whose weights are stored in four bits, with a scale per block."""
