@@ -58,7 +58,7 @@ def test_two_engines_side_by_side(cli, digits, engine, tmp_path):
     files = [f"{path}.layers.json" for path in (plain, engine)]
     outcome = cli("report", *files)
     assert (outcome.code, outcome.err) == (0, "")
-    for text in ("plain.engine.layers.json", "difference", "outside groups", "Float → Int8"):
+    for text in ("plain.engine", "difference", "outside groups", "Float → Int8"):
         assert text in outcome.out
     compared = json.loads(cli("report", *files, "--json").out)
     assert compared["total"]["first"]["dtypes"] == ["Float"]

@@ -67,10 +67,9 @@ def report(
     if json_flag:
         terminal.data(json_text(comparison.to_dict()))
         return
-    names = (
-        (files[0].name, files[1].name) if files[0].name != files[1].name else ("first", "second")
-    )
-    terminal.show(comparison_listing(comparison, names, terminal.width, verbose))
+    first, second = (path.name.removesuffix(".layers.json") for path in files)
+    names = (first, second) if first != second else ("first", "second")
+    terminal.show(comparison_listing(comparison, names, verbose))
 
 
 def _at(given: list[Path] | None, index: int, files: list[Path], option: str) -> Path | None:

@@ -26,21 +26,23 @@ def run_stoppable(work: Callable[[threading.Event], T]) -> T:
 
     def body() -> None:
         try:
-            outcome.append(work(stop))
+            if not stop.is_set():
+                outcome.append(work(stop))
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread
             errors.append(error)
         done.set()
 
     thread = threading.Thread(target=body, name="fusewright-build")
-    thread.start()
     try:
+        thread.start()
         # Not `join`: interrupted, it takes the thread for ended (Python before 3.13).
         while not done.wait(_WAIT):
             pass
     finally:
         stop.set()
-        done.wait()
-        thread.join()
+        # Interrupted inside `start`, it may not run yet, and will end at once when it does.
+        while not done.wait(_WAIT) and thread.ident is not None:
+            pass
     if errors:
         raise errors[0]
     return outcome[0]

@@ -9,27 +9,37 @@ from rich.table import Table
 
 from fusewright.engine.compare import EngineComparison, Row, Side
 from fusewright.report.engine_tables import size_text, time_text
-from fusewright.report.text import byte_count, plain_table, section, shorten
+from fusewright.report.text import byte_count, counted, entry, plain_table, section
 
 _NONE = "–"
+# Groups that are listed unless all are asked for.
+_SHOWN = 12
 
 
 def comparison_listing(
-    comparison: EngineComparison, names: tuple[str, str], width: int, everything: bool
+    comparison: EngineComparison, names: tuple[str, str], everything: bool
 ) -> list[RenderableType]:
-    """Totals of two engines, and the groups that differ; on request all of them."""
-    shown = [row for row in comparison.groups if everything or row.differs]
+    """Totals of two engines, and the groups that differ most; on request all groups."""
     parts = section("Two engines", _totals(comparison, names))
-    same = len(comparison.groups) - len(shown)
-    if shown:
-        table = _table((*shown, comparison.outside), width - 2)
-        if same:
-            table.caption = f"and {same} groups that became the same in both"
-            table.caption_justify = "left"
-        parts += section("By group", table)
-    elif comparison.groups:
-        parts += section("By group", f"all {same} groups became the same in both")
-    return parts
+    if not comparison.groups:
+        return parts
+    differing = sorted((row for row in comparison.groups if row.differs), key=_weight)
+    shown = comparison.groups if everything else differing[:_SHOWN]
+    lines = [_row(row) for row in shown]
+    if comparison.outside.first != comparison.outside.second or everything:
+        lines.append(_row(comparison.outside))
+    same = len(comparison.groups) - len(differing)
+    if len(differing) > len(shown):
+        lines.append(f"and {len(differing) - len(shown)} more that differ less (-v lists them)")
+    if same:
+        lines.append(f"{counted(same, 'group')} became the same in both")
+    return parts + section("By group", *lines)
+
+
+def _weight(row: Row) -> int:
+    """Sorts by how many bytes apart, most first."""
+    sizes = [side.activation_bytes or 0 for side in (row.first, row.second) if side is not None]
+    return -abs(sizes[0] - sizes[-1]) if len(sizes) == 2 else -sum(sizes)
 
 
 def _totals(comparison: EngineComparison, names: tuple[str, str]) -> Table:
@@ -60,26 +70,21 @@ def _difference(
         return texts[0], texts[1], _NONE
     change = second - first
     sign = "+" if change > 0 else "−" if change < 0 else ""
-    percent = f" ({change / first:+.1%})" if first and change else ""
+    percent = f" ({sign}{abs(change / first):.1%})" if first and change else ""
     return texts[0], texts[1], f"{sign}{shown(abs(change))}{percent}"
 
 
-def _table(rows: Sequence[Row], width: int) -> Table:
-    sides = [side for row in rows for side in (row.first, row.second) if side is not None]
-    timed = any(side.milliseconds is not None for side in sides)
-    columns = ("kernels", "dtypes", "bytes", *(("time",) if timed else ()))
-    table = plain_table("group", "kind", *columns, right=("kernels", "bytes", "time"))
-    for row in rows:
-        both = (row.first, row.second)
-        cells = [
-            _pair(both, lambda side: str(side.kernels)),
-            _pair(both, lambda side: " ".join(side.dtypes) or _NONE),
-            _pair(both, lambda side: size_text(side.activation_bytes)),
-        ]
-        if timed:
-            cells.append(_pair(both, lambda side: time_text(side.milliseconds)))
-        table.add_row(shorten(row.name, width // 3), row.kind, *cells)
-    return table
+def _row(row: Row) -> RenderableType:
+    """Its name, and below it what it was and is; what did not change is told once."""
+    both = (row.first, row.second)
+    parts = [
+        f"kernels {_pair(both, lambda side: str(side.kernels))}",
+        _pair(both, lambda side: " ".join(side.dtypes) or _NONE),
+        _pair(both, lambda side: size_text(side.activation_bytes)),
+    ]
+    if any(side is not None and side.milliseconds is not None for side in both):
+        parts.append(_pair(both, lambda side: time_text(side.milliseconds)))
+    return entry(f"{row.name}  {row.kind}".rstrip(), "; ".join(parts))
 
 
 def _pair(sides: tuple[Side | None, Side | None], text: Callable[[Side], str]) -> str:
