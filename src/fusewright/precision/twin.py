@@ -71,7 +71,12 @@ def half_tensors(twin: onnx.ModelProto) -> list[str]:
     ]
 
 
-_BACK = "fusewright_twin_back_"
+def is_rounding(node: onnx.NodeProto) -> bool:
+    """Whether a node of a twin is one of the two Casts of a rounding."""
+    return bool(node.op_type == "Cast" and node.name.startswith((_TO, _BACK)))
+
+
+_TO, _BACK = "fusewright_twin_to_", "fusewright_twin_back_"
 
 
 def _inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -211,9 +216,9 @@ def _set_types(node: onnx.NodeProto) -> None:
 
 def _rounding(source: str, target: str, kind: int, names: _Names) -> Sequence[onnx.NodeProto]:
     half = names.fresh(target, "rounded")
-    back = _cast(half, target, TensorProto.FLOAT, names)
-    back.name = f"{_BACK}{back.name}"
-    return _cast(source, half, kind, names), back
+    there, back = _cast(source, half, kind, names), _cast(half, target, TensorProto.FLOAT, names)
+    there.name, back.name = f"{_TO}{there.name}", f"{_BACK}{back.name}"
+    return there, back
 
 
 def _cast(source: str, target: str, kind: int, names: _Names) -> onnx.NodeProto:
