@@ -15,8 +15,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from fusewright.cli import edge
 from fusewright.cli.shapes import all_shapes
-from fusewright.errors import UsageError
+from fusewright.errors import EngineError, UsageError
 
 needs_rtx = pytest.mark.skipif(
     subprocess.run([sys.executable, "-c", "import tensorrt_rtx"], capture_output=True).returncode
@@ -209,3 +210,20 @@ def test_ctrl_c_while_it_builds(wait, quantized, tmp_path):
     assert process.returncode == 130, said
     assert said.decode().splitlines()[-1] == "interrupted"
     assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_while_a_module_loads_is_an_interruption(cli, monkeypatch):
+    """C++ modules turn what is raised while they load into an ImportError."""
+
+    def broken(arguments):
+        try:
+            try:
+                raise edge.Stopped(signal.SIGTERM)
+            except edge.Stopped as stop:
+                raise ImportError("initialization failed") from stop
+        except ImportError as error:
+            raise EngineError("tensorrt_rtx does not load") from error
+
+    monkeypatch.setattr(edge, "_invoke", broken)
+    outcome = cli("build", "m.onnx")
+    assert (outcome.code, outcome.err) == (143, "terminated\n")

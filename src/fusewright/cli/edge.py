@@ -46,6 +46,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         except typer.Abort:
             return _end("interrupted", 130)
         except Exception as error:  # noqa: BLE001 - the edge
+            stopped = _stop_behind(error)
+            if stopped is not None:
+                return _end(stopped.word, stopped.exit_code)
             if debug:
                 traceback.print_exc()
             return _end(*_told(error), getattr(error, "details", ()))
@@ -58,6 +61,14 @@ def _invoke(arguments: list[str]) -> int:
         return 2
     code = command.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     return code if isinstance(code, int) else 0
+
+
+def _stop_behind(error: BaseException) -> Stopped | None:
+    """The signal behind an error: one that comes while a C++ module loads is an ImportError."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, Stopped):
+        seen = seen.__cause__ or seen.__context__
+    return seen
 
 
 def _told(error: Exception) -> tuple[str, int]:

@@ -76,8 +76,7 @@ def build(
     options = options or BuildOptions()
     source = read_source(model)
     targets = engine_targets(source.path, out, options)
-    # Loading TensorRT loses a signal too: it comes back as a module that does not load.
-    backend = run_stoppable(lambda _: find_backend(options.backend))
+    backend = find_backend(options.backend)
     profiles, notes = choose_profiles(source.interface.inputs, options.shapes)
     start = time.perf_counter()
     log = BuildLog(backend.module)
