@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import onnx
 import onnx.inliner
+import onnx.shape_inference
 from onnx import TensorProto, helper
 
 from fusewright.errors import ModelError
 from fusewright.graph.light import with_weights, without_weights
 from fusewright.graph.session import first_line
-from fusewright.graph.shapes import infer_shapes
 from fusewright.precision.kinds import HALF_TYPES
 
 # They only move elements, which are rounded already.
@@ -50,8 +50,8 @@ def rounding_twin(proto: onnx.ModelProto, half_interface: Collection[str] = ()) 
     Raises:
         ModelError: the local functions cannot be inlined.
     """
-    light = _inlined(proto)
-    infer_shapes(light)
+    # Not only the main graph: which tensors of subgraphs are half has to be known as well.
+    light = onnx.shape_inference.infer_shapes(_inlined(proto), data_prop=True)
     twin = with_weights(light, proto)
     names = _Names(twin.graph)
     values = (*twin.graph.input, *twin.graph.output)
