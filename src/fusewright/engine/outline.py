@@ -83,6 +83,10 @@ class Outline:
         for node in self.nodes.values():
             for tensor in node.reads:
                 self.readers.setdefault(tensor, []).append(node.name)
+        self._members: dict[str, list[OutlineNode]] = {}
+        for node in self.nodes.values():
+            if node.group is not None:
+                self._members.setdefault(node.group, []).append(node)
         self.inputs = frozenset(v.name for v in graph.input) - frozenset(self.stored)
         self.outputs = frozenset(v.name for v in graph.output)
 
@@ -92,7 +96,7 @@ class Outline:
 
     def members(self, group: str) -> tuple[OutlineNode, ...]:
         """The nodes of one group."""
-        return tuple(node for node in self.nodes.values() if node.group == group)
+        return tuple(self._members.get(group, ()))
 
     def before(self, node: OutlineNode) -> tuple[OutlineNode, ...]:
         """The nodes that write what `node` reads."""
