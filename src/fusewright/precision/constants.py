@@ -77,29 +77,28 @@ def judge(flow: Flow, tolerances: Tolerances) -> Verdict:
 
 def _look(flow: Flow, tolerances: Tolerances, node: gs.Node, index: int) -> Bounds | str | None:
     name, kind = node.inputs[index].name, flow.kind
-    values = peek(node.inputs[index])
-    magnitudes = np.abs(values[np.isfinite(values)])
-    if not magnitudes.size or not magnitudes.any():
-        return None
-    largest = float(magnitudes.max())
+    magnitudes = np.abs(peek(node.inputs[index]))
+    largest = _largest(magnitudes)
     if largest > kind.maximum:
         if node.op in _BOUNDS:
             return Bounds(0.0, kind.maximum, f"no {kind.title} exceeds it")
         return f"'{name}' holds {largest:.3g}, beyond {kind.title}"
     if largest > kind.integers and _counts(magnitudes, kind):
         return f"'{name}' holds whole numbers up to {largest:.6g}"
-    small = magnitudes[(magnitudes > 0) & (magnitudes < kind.normal)]
+    small = magnitudes[magnitudes < kind.normal]
     lost = np.abs(small - kind.round(small).astype(np.float32))
     if not lost.any():
         return None
-    return _of_small(flow, tolerances, node, index, (float(small.min()), float(lost.max())))
+    least = float(small.min(initial=np.inf, where=small > 0))
+    return _of_small(flow, tolerances, node, index, (least, float(lost.max())))
 
 
 def _counts(magnitudes: np.ndarray, kind: HalfKind) -> bool:
     """Whether these are whole numbers of which half would make others: a table of positions."""
-    if not (magnitudes == np.rint(magnitudes)).all():
+    finite = magnitudes[np.isfinite(magnitudes)]
+    if not (finite == np.rint(finite)).all():
         return False
-    beyond = np.unique(magnitudes[magnitudes > kind.integers])
+    beyond = np.unique(finite[finite > kind.integers])
     # One such number is a factor or a size, no more wrong than any other.
     return beyond.size > 1 and bool((kind.round(beyond).astype(np.float32) != beyond).any())
 
