@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,10 @@ from attending import found_in, group_of, proto_of, self_attention
 from building import Net
 from planning import plan_of
 
-from fusewright.errors import UsageError
+from fusewright.errors import PlanError, UsageError
 from fusewright.graph.layout import region_behind
 from fusewright.plan.decide import Rules, decide
+from fusewright.plan.file import apply_plan_file, formats_in, write_plan
 from fusewright.plan.plan import FLOAT, OFF, Group, Plan, node_index
 from fusewright.target import find_target
 
@@ -135,6 +137,20 @@ def test_group_precision_that_cannot_be(case: str) -> None:
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_a_plan_file_carries_formats(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    mixed = plan_of(_net, Rules(quantized="fp8", group_precision=("stem=int8", "head=int4")))
+    write_plan(mixed, path)
+    assert formats_in(path) == {"int8", "fp8", "int4"}
+    fresh = plan_of(_net)
+    apply_plan_file(fresh, path)
+    assert [g.decision for g in fresh.groups] == [g.decision for g in mixed.groups]
+    for target, words in (("t4", "has no FP8"), ("tensorrt-8.6", "TensorRT 8.6 has no")):
+        other = plan_of(_net, Rules(target=find_target(target)))
+        with pytest.raises(PlanError, match=words):
+            apply_plan_file(other, path)
+
+
 def test_weights_per_tensor() -> None:
     plan = plan_of(_net, Rules(per_tensor_weights=True))
     assert _reason(plan, "head").endswith("weights per tensor")
@@ -165,17 +181,27 @@ SIZES = {
 @pytest.mark.parametrize("case", SIZES, ids=str)
 def test_attention_by_format(case: tuple[str, int]) -> None:
     form, size = case
-    core, _ = _core("tensorrt", form, head_size=size)
+    core, _ = _core("tensorrt", form, head_size=size, sequence=[64])
     assert core.decision == (form if SIZES[case] is None else FLOAT)
     assert SIZES[case] in (None, core.reason)
 
 
-@pytest.mark.parametrize(
-    ("form", "decision"), [("int8", FLOAT), ("fp8", "fp8")], ids=["int8", "fp8"]
-)
-def test_sequences_bound_int8_attention_only(form: str, decision: str) -> None:
-    core, _ = _core("tensorrt", form, head_size=64, sequence=[1024])
-    assert core.decision == decision
+LENGTHS = {
+    ("int8", 1024): "a sequence of 1024 tokens: TensorRT fuses INT8 attention up to 512",
+    ("int8", 16): None,
+    ("fp8", 1024): None,
+    ("fp8", 32): None,
+    ("fp8", "length"): None,
+    ("fp8", 31): "a sequence of 31 tokens: TensorRT fuses FP8 attention from 32 on",
+}
+
+
+@pytest.mark.parametrize("case", LENGTHS, ids=str)
+def test_sequences_by_format(case: tuple[str, int | str]) -> None:
+    form, length = case
+    core, _ = _core("tensorrt", form, head_size=64, sequence=[64, length])
+    assert core.decision == (form if LENGTHS[case] is None else FLOAT)
+    assert LENGTHS[case] in (None, core.reason)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +219,7 @@ def test_attention_needs_its_gpu(target: str, words: str) -> None:
 def test_float_readers_leave_fp8_attention_as_it_is() -> None:
     """Its output pair is optional in FP8; INT8 attention goes float with its readers."""
     for form, decision in (("int8", FLOAT), ("fp8", "fp8")):
-        core, plan = _core("tensorrt", form, head_size=64)
+        core, plan = _core("tensorrt", form, head_size=64, sequence=[64])
         (reader,) = [g for g in plan.groups if core.outputs[0] in _behind(g, plan)]
         decide(plan, Rules(quantized=form, exclude=(reader.name,)))
         assert (reader.decision, core.decision) == (FLOAT, decision)

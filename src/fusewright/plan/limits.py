@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,7 +12,7 @@ from fusewright.graph.dims import resolve
 from fusewright.graph.walk import attribute
 from fusewright.plan.plan import Group, Plan
 from fusewright.target import FORMATS, Format
-from fusewright.target.table import SELDOM_PAYS_BELOW
+from fusewright.target.table import SELDOM_PAYS_BELOW, AttentionLimits
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
 
@@ -70,15 +71,26 @@ def _attention(group: Group, plan: Plan, form: Format) -> str | None:
     if head_size is None or not limits.takes(head_size):
         shown = group.details["head_size"]
         return f"head size {shown}: {name} fuses {form.title} attention {limits.shown}"
+    for length in group.details["sequence"]:
+        reason = _sequence(length, plan, limits, f"{name} fuses {form.title} attention")
+        if reason is not None:
+            return reason
+    return None
+
+
+def _sequence(length: Any, plan: Plan, limits: AttentionLimits, does: str) -> str | None:
+    (size,) = resolve([length], plan.largest)
+    if size is not None and size < limits.shortest:
+        return f"a sequence of {size} tokens: {does} from {limits.shortest} on"
     if limits.sequence is None:
         return None
-    for length in group.details["sequence"]:
-        (size,) = resolve([length], plan.largest)
-        limit = f"{name} fuses {form.title} attention up to {limits.sequence}"
-        if size is None:
-            return f"a sequence of '{length}' tokens, no maximum declared (--shapes): {limit}"
-        if size > limits.sequence:
-            return f"a sequence of {size} tokens: {limit}"
+    if size is None:
+        return (
+            f"a sequence of '{length}' tokens, no maximum declared (--shapes): {does} up to"
+            f" {limits.sequence}"
+        )
+    if size > limits.sequence:
+        return f"a sequence of {size} tokens: {does} up to {limits.sequence}"
     return None
 
 

@@ -154,6 +154,7 @@ class AttentionLimits:
         largest: likewise.
         multiple: head sizes are multiples of it.
         sizes: the only head sizes there are; empty where the three above say it all.
+        shortest: sequence, in tokens.
         sequence: longest sequence, in tokens; None is no limit.
         min_sm: oldest compute capability.
         output_pair: whether its output must be quantized too.
@@ -164,6 +165,7 @@ class AttentionLimits:
     largest: int
     multiple: int
     sizes: tuple[int, ...]
+    shortest: int
     sequence: int | None
     min_sm: int
     output_pair: bool
@@ -184,9 +186,10 @@ class AttentionLimits:
 
 
 ATTENTION = {
-    "int8": AttentionLimits(16, 64, 16, (16, 32, 64), 512, 75, True, f"{_ATTENTION}; [L]"),
-    "fp8": AttentionLimits(16, 256, 8, (), None, 89, False, f"{_ATTENTION}; [L]"),
-    "fp16": AttentionLimits(16, 256, 8, (), None, 75, False, f"{_ATTENTION}; [L]"),
+    "int8": AttentionLimits(16, 64, 16, (16, 32, 64), 1, 512, 75, True, f"{_ATTENTION}; [L]"),
+    # Sequences of 4 to 31 tokens become five kernels, whatever the head size; from 32 on it is one.
+    "fp8": AttentionLimits(16, 256, 8, (), 32, None, 89, False, f"{_ATTENTION}; [L]"),
+    "fp16": AttentionLimits(16, 256, 8, (), 1, None, 75, False, f"{_ATTENTION}; [L]"),
 }
 
 
