@@ -343,6 +343,16 @@ def test_passes_keep_readers_of_one_tensor_together_and_go_backwards() -> None:
     assert plan_passes([]) == []
 
 
+def test_what_the_plan_decides_is_what_is_rounded() -> None:
+    net, output = _mlp()
+    plan = planned(net, output)
+    assert int4_sites(plan) == []
+    plan.group("down").decision, plan.block_size = "int4", 64
+    (site,) = int4_sites(plan)
+    assert isinstance(site, Int4Site)
+    assert (site.groups, site.block, site.reads) == (("down",), 64, plan.group("down").inputs)
+
+
 def test_progress_counts_weights() -> None:
     net, output = _mlp()
     plan, sites, statistics = _observed(net, output)

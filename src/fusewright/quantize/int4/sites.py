@@ -14,8 +14,8 @@ from fusewright.groups.swin import SWIN_ATTENTION
 from fusewright.plan.plan import Group, Plan, node_index
 from fusewright.quantize.channel_axis import moves
 from fusewright.quantize.int4.blocks import check_block, choose_block
+from fusewright.target.precision import INT4
 
-INT4 = "int4"
 _ATTENTIONS = (SCALED_DOT_PRODUCT_ATTENTION.kind, SWIN_ATTENTION.kind)
 
 
@@ -71,25 +71,27 @@ def is_int4(group: Group) -> bool:
 
 
 def int4_sites(
-    plan: Plan, block: int, chosen: Callable[[Group], bool] = is_int4
+    plan: Plan, block: int | None = None, chosen: Callable[[Group], bool] = is_int4
 ) -> list[Int4Site | Kept]:
     """The weights of all chosen groups, in the order of the graph.
 
     Args:
         plan: of the flat normalized graph; it is not changed.
-        block: input channels that are to share a scale; a weight gets fewer where K asks for it.
+        block: input channels that are to share a scale; None takes the plan's. A weight gets
+            fewer where its K asks for it.
         chosen: which groups.
 
     Raises:
         UsageError: there are no blocks of this size.
     """
-    check_block(block)
+    wanted = plan.block_size if block is None else block
+    check_block(wanted)
     nodes = node_index(plan.model.graph)
     owners: dict[int, list[Group]] = {}
     for group in plan.groups:
         for name in group.members if chosen(group) else ():
             owners.setdefault(id(nodes[name]), []).append(group)
-    look = _Look(block, plan.model.opset, _fixed(plan.model.graph), _makes_logits(plan, nodes))
+    look = _Look(wanted, plan.model.opset, _fixed(plan.model.graph), _makes_logits(plan, nodes))
     weights: dict[int, tuple[gs.Constant, list[gs.Node]]] = {}
     for node in plan.model.graph.nodes:
         weight = _weight(node) if id(node) in owners else None
