@@ -12,6 +12,7 @@ import pytest
 from building import Net, feeds, run
 from quantizing import pairs, planned, scale_of_pair, thresholds
 
+from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.plan.collapse import collapse
 from fusewright.plan.decide import Rules
@@ -212,6 +213,14 @@ def test_mixed_files_hold_the_linters_rules_and_run(rules: Rules) -> None:
     assert len({s.scale for s in placement.activations}) == len(
         {(s.scale, s.format) for s in placement.activations}
     )
+
+
+def test_an_opset_without_the_format_is_refused() -> None:
+    plan = _plan(Rules(quantized="fp8"), opset=17)
+    placement = place(plan)
+    with pytest.raises(ModelError, match="FP8 needs opset 19, the graph has 17"):
+        insert_qdq(plan.model.graph, placement, thresholds(placement))
+    assert not any(n.op == "QuantizeLinear" for n in plan.model.graph.nodes)
 
 
 def test_formats_are_read_back_from_the_file() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.errors import ModelError
 from fusewright.graph.edit import Names, bypass
 from fusewright.graph.walk import peek
 from fusewright.plan.plan import node_index
@@ -32,7 +33,16 @@ def insert_qdq(
 
     Args:
         thresholds: clipping threshold of each scale, in the tensor's own unit.
+
+    Raises:
+        ModelError: the graph's opset has no pairs of a format.
     """
+    for name in {*placement.formats.values(), *(w.format for w in placement.weights)}:
+        if int(graph.opset) < FORMATS[name].min_opset:
+            raise ModelError(
+                f"{FORMATS[name].title} needs opset {FORMATS[name].min_opset}, the graph has"
+                f" {graph.opset}: name the precision or the plan when the model is prepared"
+            )
     insert = _Inserter(graph)
     formats = placement.formats
     scales = {
