@@ -133,20 +133,21 @@ class _Network:
         return self._reaching_float()
 
     def _path(self) -> list[tuple[int, int]] | None:
-        before: dict[int, int] = {_HALF: _HALF}
-        waiting = deque([_HALF])
-        while waiting and _FLOAT not in before:
+        # From the far end: there is little float32, and much half to get lost in.
+        behind: dict[int, int] = {_FLOAT: _FLOAT}
+        waiting = deque([_FLOAT])
+        while waiting and _HALF not in behind:
             here = waiting.popleft()
-            for there, room in self._room[here].items():
-                if room > 0 and there not in before:
-                    before[there] = here
+            for there in self._room[here]:
+                if there not in behind and self._room[there][here] > 0:
+                    behind[there] = here
                     waiting.append(there)
-        if _FLOAT not in before:
+        if _HALF not in behind:
             return None
-        path, here = [], _FLOAT
-        while here != _HALF:
-            path.append((before[here], here))
-            here = before[here]
+        path, here = [], _HALF
+        while here != _FLOAT:
+            path.append((here, behind[here]))
+            here = behind[here]
         return path
 
     def _reaching_float(self) -> set[int]:
