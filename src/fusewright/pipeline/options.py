@@ -53,7 +53,7 @@ class Options:
         plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
     """
 
-    precision: str = "int8"
+    precision: str = "int8+fp16"
     method: str = "mse"
     percentile: float = 99.99
     samples: int | None = None
