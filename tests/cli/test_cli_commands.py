@@ -22,12 +22,12 @@ def test_optimize_writes_and_reports(cli, digits, calib, tmp_path):
     onnx.checker.check_model(str(out))
     stages = [line.split()[0] for line in outcome.err.splitlines()]
     assert stages == ["load", "clean", "normalize", "recognise", "plan", "collapse", "calibrate",
-                      "quantize", "verify", "write"]  # fmt: skip
+                      "quantize", "precision", "verify", "write"]  # fmt: skip
     for text in (*KINDS, "8 of 8 Conv", "1 of 1 MatMul", "logits", "dB", "peak memory", "Undone"):
         assert text in outcome.out
     data = json.loads(report.read_text())
     assert data["samples"] == 256 and data["output"] == str(out)
-    assert data["proofs"]["quantize"]["logits"]["sqnr_db"] > 30
+    assert data["proofs"]["verify"]["logits"]["sqnr_db"] > 30
     assert len(data["heavy_ops"]) == 9
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.json", "o.onnx"]
 

@@ -188,7 +188,7 @@ def test_the_runnable_part_ends_where_the_rest_begins(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [_head, _middle], ids=["head", "middle"])
 def test_what_is_in_front_computes_what_it_did(make, tmp_path: Path) -> None:
     proto = make("TRT") if make is _head else make()
-    result = _optimized(proto, tmp_path)
+    result = _optimized(proto, tmp_path, precision="int8")
     float_file = strip_qdq(result.model)
     feed = {"x": np.random.default_rng(0).standard_normal((1, 4, 8, 8)).astype(np.float32)}
     custom = frozenset(read_source(tmp_path / "net.onnx").custom)

@@ -38,7 +38,7 @@ def test_conversion_to_13_is_proven(opset: int, tmp_path: Path) -> None:
     assert converted.opset_import[0].version == 13
     assert_equal(proto, converted)
     onnx.save(proto, tmp_path / "net.onnx")
-    result = optimize(tmp_path / "net.onnx", None, RandomSamples(4))
+    result = optimize(tmp_path / "net.onnx", None, RandomSamples(4), precision="int8")
     assert result.model.opset_import[0].version == 13
     assert result.proofs["clean opset"].is_within(1e-5)
     assert not result.trace.undone()

@@ -34,6 +34,7 @@ STAGES = [
     "collapse",
     "calibrate",
     "quantize",
+    "precision",
     "verify",
 ]
 
@@ -155,8 +156,8 @@ def test_trace_has_everything_in_order(model: Path) -> None:
     assert misses
     assert all(e.name and e.where and e.detail for e in misses)
     proofs = [(e.stage, e.name) for e in result.trace if e.what == "proof"]
-    assert proofs == [("clean", ""), ("normalize", ""), ("collapse", ""), ("quantize", "")]
-    assert [*result.proofs] == ["clean", "normalize", "collapse", "quantize"]
+    assert proofs == [("clean", ""), ("clean", "opset"), ("normalize", ""), ("collapse", ""), ("verify", "")]
+    assert [*result.proofs] == ["clean", "clean opset", "normalize", "collapse", "verify"]
 
 
 def test_write_is_a_stage(model: Path, tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_figures_of_the_report(model: Path) -> None:
     assert all(0 <= s < 60 for s in report["seconds"].values())
     assert report["samples"] == 6
     assert report["proofs"]["collapse"]["head_y"]["relative_error"] <= 1e-5
-    assert 10 < report["proofs"]["quantize"]["head_y"]["sqnr_db"] < 80
+    assert 10 < report["proofs"]["verify"]["head_y"]["sqnr_db"] < 80
     heavy = {(row["op"], row["decision"]) for row in report["heavy_ops"]}
     assert heavy == {("Conv", "int8"), ("Conv", "float"), ("MatMul", "int8")}
     assert report["trace"][0]["stage"] == "load"
@@ -208,7 +209,7 @@ def test_result_equals_the_file(model: Path, tmp_path: Path) -> None:
 
 
 def test_dynamic_batch_stays_dynamic(model: Path) -> None:
-    made = optimize(model, None, DATA).model
+    made = optimize(model, None, DATA, precision="int8").model
     assert made.graph.input == _net().graph.input
     assert [d.dim_param for d in made.graph.input[0].type.tensor_type.shape.dim] == [
         "batch",
@@ -222,7 +223,7 @@ def test_dynamic_batch_stays_dynamic(model: Path) -> None:
 @pytest.mark.parametrize("flat", [False, True], ids=["collapsed", "flat"])
 def test_strip_qdq_gives_the_float_model_back(model: Path, tmp_path: Path, flat: bool) -> None:
     out = tmp_path / "out.onnx"
-    result = optimize(model, out, DATA, flat=flat)
+    result = optimize(model, out, DATA, flat=flat, precision="int8")
     for quantized in (result.model, out, str(out)):
         stripped = strip_qdq(quantized)
         assert count_qdq(stripped) == 0
@@ -238,7 +239,7 @@ def test_apply_obeys_a_switched_off_group(model: Path, tmp_path: Path) -> None:
     plan = inspect(model)
     group = next(g for g in plan.groups if "mixed" in g.nodes)
     group.apply = False
-    result = apply(plan, tmp_path / "out.onnx", DATA)
+    result = apply(plan, tmp_path / "out.onnx", DATA, precision="int8")
     names = {n.name: n for n in result.model.graph.node}
     assert group.name not in {n.name for n in result.model.graph.node if n.domain == "fusewright"}
     conv = next(n for n in result.model.graph.node if n.op_type == "Conv")

@@ -39,7 +39,7 @@ def test_anything_else_is_refused(text: str) -> None:
 
 
 def test_options_take_all_of_them() -> None:
-    assert Options().formats == Precision("int8", "fp32")
+    assert Options().formats == Precision("int8", "fp16")
     assert Options(precision="fp8+fp16").formats == Precision("fp8", "fp16")
     with pytest.raises(UsageError, match="precision 'int9' is not one of"):
         Options(precision="int9")

@@ -162,8 +162,8 @@ def test_the_pipeline_goes_by_regions(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(_chain(), path)
     result = optimize(path, tmp_path / "out.onnx", RandomSamples(2))
-    assert set(result.proofs) == {"clean", "normalize", "collapse", "quantize"}
-    assert all(p.is_within(TOLERANCE) for s, p in result.proofs.items() if s != "quantize")
+    assert set(result.proofs) == {"clean", "clean opset", "normalize", "collapse", "verify"}
+    assert all(p.is_within(TOLERANCE) for s, p in result.proofs.items() if s != "verify")
     assert result.trace.undone() == []
 
 

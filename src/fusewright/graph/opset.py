@@ -7,6 +7,7 @@ import onnx.version_converter
 
 from fusewright.errors import ModelError
 from fusewright.graph.light import with_weights, without_weights
+from fusewright.graph.load import with_inner
 from fusewright.graph.session import first_line
 
 # Per-channel scales of weights exist from 13 on.
@@ -15,6 +16,7 @@ INT8_OPSET = 13
 LAYERNORM_OPSET = 17
 # Here Pad took its amounts and fill as inputs, and Resize its rules of rounding.
 _PADS_AND_RESIZE = 11
+_ASIDE = "fusewright.plugins"
 
 
 def has_layer_norm_chain(proto: onnx.ModelProto) -> bool:
@@ -47,17 +49,43 @@ def convert_opset(proto: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
     present = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
     if present >= minimum:
         return proto
+    light = without_weights(proto)
+    plugins = _set_aside(light)
     try:
-        converted = onnx.version_converter.convert_version(without_weights(proto), minimum)
+        converted = onnx.version_converter.convert_version(light, minimum)
     except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"opset {present} cannot be converted to {minimum}: {first_line(error)}"
         ) from error
+    _put_back(converted, plugins)
     _repair(converted.graph, present)
+    converted.graph.doc_string = proto.graph.doc_string
     # Caffe2-era files carry IR versions that predate the opset they are converted to.
     oldest = onnx.helper.find_min_ir_version_for(list(converted.opset_import), ignore_unknown=True)
     converted.ir_version = max(converted.ir_version, oldest)
     return with_weights(converted, proto)
+
+
+def _set_aside(proto: onnx.ModelProto) -> bool:
+    """Plugins that stand in the standard domain get another: the converter refuses them there."""
+    unknown = [
+        node
+        for node in with_inner(proto.graph.node)
+        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type)
+    ]
+    for node in unknown:
+        node.domain = _ASIDE
+    if unknown:
+        proto.opset_import.add(domain=_ASIDE, version=1)
+    return bool(unknown)
+
+
+def _put_back(proto: onnx.ModelProto, plugins: bool) -> None:
+    for node in with_inner(proto.graph.node) if plugins else ():
+        if node.domain == _ASIDE:
+            node.domain = ""
+    for entry in [e for e in proto.opset_import if e.domain == _ASIDE]:
+        proto.opset_import.remove(entry)
 
 
 def _repair(graph: onnx.GraphProto, was: int) -> None:

@@ -81,7 +81,7 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
             if proven is not None:
                 job.proof.settle(proven.result())
             if final is not None:
-                job.proof.measure("quantize", final)
+                job.proof.measure("verify", final)
             details.append("float" if final is None else str(final.worst))
         whole = writing.result()
         if target is not None:

@@ -14,7 +14,7 @@ from fusewright.plan.file import formats_in
 from fusewright.plan.plan import AUTO, Smooth, smooth_setting
 from fusewright.target import FORMATS, Precision, Target, find_target
 from fusewright.target.formats import BF16_OPSET, HALF_SCALES_OPSET
-from fusewright.target.precision import BF16, INT8
+from fusewright.target.precision import BF16, FP16, INT8
 from fusewright.target.precision import FP32 as FP32
 
 KEEP, HALF = "keep", "half"
@@ -28,7 +28,8 @@ class Options:
 
     Attributes:
         precision: `<quantized>+<rest>`, such as `int8+fp16`, `fp8` (with an FP32 rest) or `fp16`
-            (no Q/DQ); `fp32` is collapsed only.
+            (no Q/DQ); `fp32` is collapsed only. None takes `int8+fp16`, or `int8` where the
+            target reads no half scales.
         method: `mse`, `minmax`, `percentile` or `entropy`.
         percentile: of that method, in percent.
         samples: how many calibration samples are used; None takes all.
@@ -53,7 +54,7 @@ class Options:
         plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
     """
 
-    precision: str = "int8+fp16"
+    precision: str | None = None
     method: str = "mse"
     percentile: float = 99.99
     samples: int | None = None
@@ -77,7 +78,7 @@ class Options:
     def __post_init__(self) -> None:
         lacking = self.build_target.refusal(self.formats)  # checks both
         if lacking is not None:
-            raise UsageError(f"precision {self.precision}: {lacking}")
+            raise UsageError(f"precision {self.formats.text}: {lacking}")
         if not self.build_target.engine.local_functions:
             object.__setattr__(self, "flat", True)  # the plan notes it
         for name in ("exclude", "include", "group_precision"):
@@ -95,15 +96,18 @@ class Options:
         if self.io_types not in IO_TYPES:
             raise UsageError(f"io types '{self.io_types}' are not one of {', '.join(IO_TYPES)}")
         if self.io_types == HALF and self.formats.rest == FP32:
-            raise UsageError(f"io types half: precision {self.precision} has nothing in half")
+            raise UsageError(f"io types half: precision {self.formats.text} has nothing in half")
         if self.verify_samples < 1:
             raise UsageError(f"{self.verify_samples} samples to verify with: at least 1 is needed")
         _ = self.calibration  # checks method, percentile and samples
 
     @property
     def formats(self) -> Precision:
-        """`precision`, parsed."""
-        return Precision.parse(self.precision)
+        """`precision`, parsed, or the default of the target."""
+        if self.precision is not None:
+            return Precision.parse(self.precision)
+        best = Precision(INT8, FP16)
+        return best if self.build_target.refusal(best) is None else Precision(INT8)
 
     @property
     def min_opset(self) -> int:

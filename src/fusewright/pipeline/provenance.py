@@ -8,7 +8,7 @@ import json
 import onnx
 
 import fusewright
-from fusewright.pipeline.options import Options
+from fusewright.pipeline.options import FP32, Options
 from fusewright.plan.plan import Plan
 
 PREFIX = "fusewright."
@@ -27,8 +27,8 @@ def stamp(
     entries[f"{PREFIX}version"] = fusewright.__version__
     entries[f"{PREFIX}source"] = plan.model.fingerprint
     entries[f"{PREFIX}plan"] = hashlib.sha256(json.dumps(decisions).encode()).hexdigest()
-    entries[f"{PREFIX}precision"] = options.precision
-    if options.precision != "fp32":
+    entries[f"{PREFIX}precision"] = options.formats.text
+    if options.formats.text != FP32:
         entries[f"{PREFIX}method"] = options.method
         entries[f"{PREFIX}samples"] = str(samples)
         entries[f"{PREFIX}smooth"] = str(options.smooth)

@@ -27,7 +27,7 @@ class Result:
         placement: every Q/DQ site; None where nothing is quantized.
         ranges: what calibration found for each scale; None likewise.
         half: what became half and what stayed float32, where the rest is half.
-        proofs: comparison with the original by stage; `quantize` holds the accuracy.
+        proofs: comparison with the original by stage; `verify` holds the accuracy.
         trace: every pass, match and miss, in order.
         samples: how many samples calibrated it.
         peak_bytes: largest memory of the process.
@@ -47,8 +47,8 @@ class Result:
 
     @property
     def accuracy(self) -> Comparison | None:
-        """The quantized model against the original; None where nothing is quantized."""
-        return self.proofs.get("quantize")
+        """The written model against the original; None where both are float32."""
+        return self.proofs.get("verify")
 
     def heavy_ops(self) -> list[dict[str, Any]]:
         """Every heavy op with what was decided for it and why."""

@@ -20,7 +20,7 @@ from fusewright.graph.workspace import Workspace
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
 from fusewright.pipeline.finish import finish
-from fusewright.pipeline.options import FP32, Options
+from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.result import Result
@@ -94,7 +94,7 @@ def apply(
         if fresh.model.fingerprint != plan.model.fingerprint:
             raise PlanError(f"{source.path}: has changed since the plan was made")
         adopt(fresh, plan.groups)
-        if options.precision == FP32:
+        if options.formats.quantized is None:
             keep_float(fresh)
         return fresh
 
@@ -171,13 +171,13 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
             trace.add("recognise", "miss", miss.pattern, miss.node, str(miss))
         details.append(f"{len(plan.groups)} groups, {len(plan.unclaimed)} heavy ops unclaimed")
     with trace.stage("plan") as details:
-        plan.precision = options.precision
+        plan.precision = options.formats.text
         most = {name: shape for name, (_, _, shape) in options.shapes.items()}
         plan.largest = bindings(source.interface.inputs, most)
         decide(plan, options.rules)
         if options.plan is not None:
             apply_plan_file(plan, Path(options.plan))
-        if options.precision == FP32:
+        if options.formats.quantized is None:
             keep_float(plan)
         quantized = sum(group.is_quantized for group in plan.groups)
         details.append(f"{quantized} groups in INT8, {len(plan.groups) - quantized} float")

@@ -184,4 +184,4 @@ def measure(proto: onnx.ModelProto, half: HalfPlan | None, job: Job) -> Comparis
     """How far the model is from the original; one with half tensors is judged by its twin."""
     final = runnable(proto, job.source)
     twin = final if half is None else rounding_twin(final)
-    return job.proof.reference.compare(twin, fold_weights=True)
+    return job.proof.reference.compare(twin, is_final=True)

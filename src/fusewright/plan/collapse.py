@@ -7,7 +7,7 @@ only by `overload` break TensorRT-RTX's parser and graphsurgeon's round trip.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,8 @@ DOMAIN = "fusewright"
 VERSION = 1
 # Model-local functions exist from this IR version on.
 FUNCTIONS_IR = 8
+# What is put between the nodes of a group after it was recognised.
+_INSERTED = ("QuantizeLinear", "DequantizeLinear", "Cast")
 
 
 @dataclass
@@ -150,7 +152,7 @@ def _collapse(graph: gs.Graph, groups: Sequence[Group]) -> gs.Graph:
 
 
 def _region(group: Group, by_name: dict[str, gs.Node], outputs: set[int]) -> _Region:
-    nodes, scales = _with_pairs_between([by_name[name] for name in group.members], group)
+    nodes, scales = _with_what_lies_between([by_name[name] for name in group.members], group)
     made = {id(t) for node in nodes for t in node.outputs}
     written = [
         t
@@ -170,14 +172,16 @@ def _region(group: Group, by_name: dict[str, gs.Node], outputs: set[int]) -> _Re
             else:
                 found[id(tensor)] = tensor
     order = {name: i for i, name in enumerate((*group.inputs, *group.parameters.values()))}
-    inputs = sorted(found.values(), key=lambda t: order.get(_origin_name(t), len(order)))
+    inputs = sorted(found.values(), key=lambda t: _place(t, order))
     place = {name: i for i, name in enumerate(group.outputs)}
     written.sort(key=lambda t: place.get(t.name, len(place)))  # q, k, v however the file has them
     return _Region(nodes, inputs, written, interior)
 
 
-def _with_pairs_between(members: Sequence[gs.Node], group: Group) -> tuple[list[gs.Node], set[int]]:
-    """The members with the Q/DQ pairs that lie between them, and the pairs' calibrated scales.
+def _with_what_lies_between(
+    members: Sequence[gs.Node], group: Group
+) -> tuple[list[gs.Node], set[int]]:
+    """The members with the Q/DQ pairs and Casts between them, and the pairs' calibrated scales.
 
     A calibrated scale is an input of the call, as a weight is; a fixed one belongs to the body.
     """
@@ -187,16 +191,15 @@ def _with_pairs_between(members: Sequence[gs.Node], group: Group) -> tuple[list[
     scales: set[int] = set()
     for node in members:
         for i, tensor in enumerate(node.inputs):
-            restored = producer(tensor)
-            if restored is None or restored.op != "DequantizeLinear":
-                continue
-            quantized = producer(restored.inputs[0])
-            maker = None if quantized is None else producer(quantized.inputs[0])
+            chain, maker = [], producer(tensor)
+            while maker is not None and id(maker) not in inside and maker.op in _INSERTED:
+                chain.append(maker)
+                maker = producer(maker.inputs[0])
             if maker is None or id(maker) not in inside:
                 continue
-            nodes.update({id(quantized): quantized, id(restored): restored})
+            nodes.update((id(between), between) for between in reversed(chain))
             if (node.name, i) not in fixed:
-                scales.add(id(restored.inputs[1]))
+                scales.update(id(between.inputs[1]) for between in chain if between.op != "Cast")
         nodes[id(node)] = node
     return list(nodes.values()), scales
 
@@ -207,13 +210,14 @@ def _constant_node(tensor: gs.Constant, name: str, body: str) -> gs.Node:
     return gs.Node("Constant", f"{body}.Constant_{name}", attrs, outputs=[gs.Variable(name)])
 
 
-def _origin_name(tensor: gs.Tensor) -> str:
-    """The float tensor behind an inserted DequantizeLinear(QuantizeLinear(x))."""
-    for op in ("DequantizeLinear", "QuantizeLinear"):
+def _place(tensor: gs.Tensor, order: Mapping[str, int]) -> int:
+    """Where a tensor, or the one it was made from by a pair or a Cast, stands in `order`."""
+    while tensor.name not in order:
         node = producer(tensor)
-        if node is not None and node.op == op:
-            tensor = node.inputs[0]
-    return str(tensor.name)
+        if node is None or node.op not in _INSERTED:
+            return len(order)
+        tensor = node.inputs[0]
+    return order[tensor.name]
 
 
 def _attributes(node: gs.Node) -> Hashable:

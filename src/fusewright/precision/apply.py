@@ -43,7 +43,7 @@ class _Editor:
 
     def run(self) -> None:
         self._settle_types()
-        self._settle_outputs()
+        self._settle_names()
         scales = self._half_scales()
         for node in list(self.graph.nodes):
             self._settle_inputs(node)
@@ -72,24 +72,35 @@ class _Editor:
         self._half.add(id(tensor))
         tensor.dtype = self.kind.dtype
 
-    def _settle_outputs(self) -> None:
-        """Gives each output of the model its type: by a Cast behind what computes it."""
+    def _settle_names(self) -> None:
+        """Outputs, and what subgraphs and frozen nodes read, keep name and type.
+
+        A Cast stands behind what computes them.
+        """
         for tensor in self.graph.outputs:
-            if not tensor.inputs or not self._is_managed(tensor):
-                continue
-            is_half = id(tensor) in self._half
-            if is_half == self.plan.io_half:
-                continue
-            name = self.names.fresh(f"{tensor.name}_{self._suffix(is_half)}")
-            inner = gs.Variable(name, tensor.dtype, tensor.shape)
-            maker = tensor.inputs[0]
-            index = next(i for i, t in enumerate(maker.outputs) if t is tensor)
-            redirect(tensor, inner)
-            maker.outputs[index] = inner
-            self._half.discard(id(tensor))
-            if is_half:
-                self._half.add(id(inner))
-            self._cast_node(inner, tensor, not is_half)
+            if tensor.inputs and self._is_managed(tensor):
+                self._keep(tensor, self.plan.io_half)
+        for node in self.graph.nodes:
+            frozen = node.inputs if node.name in self.plan.frozen else ()
+            for tensor in (*frozen, *captured(node)):
+                if tensor.inputs and id(tensor) not in self._casts:
+                    self._keep(tensor, False)
+
+    def _keep(self, tensor: gs.Tensor, wants_half: bool) -> None:
+        is_half = id(tensor) in self._half
+        if is_half == wants_half:
+            return
+        name = self.names.fresh(f"{tensor.name}_{self._suffix(is_half)}")
+        inner = gs.Variable(name, tensor.dtype, tensor.shape)
+        maker = tensor.inputs[0]
+        index = next(i for i, t in enumerate(maker.outputs) if t is tensor)
+        redirect(tensor, inner)
+        maker.outputs[index] = inner
+        self._half.discard(id(tensor))
+        if is_half:
+            self._half.add(id(inner))
+        self._cast_node(inner, tensor, not is_half)
+        self._casts[id(inner)] = tensor
 
     def _is_managed(self, tensor: gs.Tensor) -> bool:
         return id(tensor) in self._half or self.flow.types.is_float(tensor)

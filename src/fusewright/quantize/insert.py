@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
 from fusewright.graph.edit import Names, bypass
-from fusewright.graph.walk import peek
+from fusewright.graph.walk import is_constant, peek, producer
 from fusewright.plan.plan import node_index
 from fusewright.quantize.placement import Placement, WeightSite
 from fusewright.quantize.weights import scale_of, weight_scale
@@ -140,11 +140,25 @@ def _strip(graph: gs.Graph) -> list[str]:
         if source is None:
             continue
         found.append(source.name)
-        if not bypass(graph, node, source):
+        if _changes_type(node):
+            # Float32 on one side of the pair and half on the other: a Cast does what is left.
+            node.op, node.attrs, node.inputs = "CastLike", {}, [source, node.inputs[1]]
+        elif not bypass(graph, node, source):
             # The pair of another tool between an input, or a stored tensor, and an output.
             node.op, node.attrs, node.inputs = "Identity", {}, [source]
     graph.nodes = [n for n in graph.nodes if n.outputs and _is_used(n, graph)]
     return found
+
+
+def _changes_type(dequantize: gs.Node) -> bool:
+    """Whether a pair's scales say that the type behind it is another than in front of it."""
+    quantize = producer(dequantize.inputs[0])
+    if quantize is None or quantize.op != QUANTIZE:
+        return False
+    one, other = quantize.inputs[1], dequantize.inputs[1]
+    if is_constant(one) and is_constant(other):
+        return bool(one.dtype != other.dtype)
+    return one is not other  # inputs of a local function, one for each type
 
 
 def _float_source(dequantize: gs.Node) -> gs.Tensor | None:
