@@ -156,7 +156,13 @@ def test_trace_has_everything_in_order(model: Path) -> None:
     assert misses
     assert all(e.name and e.where and e.detail for e in misses)
     proofs = [(e.stage, e.name) for e in result.trace if e.what == "proof"]
-    assert proofs == [("clean", ""), ("clean", "opset"), ("normalize", ""), ("collapse", ""), ("verify", "")]
+    assert proofs == [
+        ("clean", ""),
+        ("clean", "opset"),
+        ("normalize", ""),
+        ("collapse", ""),
+        ("verify", ""),
+    ]
     assert [*result.proofs] == ["clean", "clean opset", "normalize", "collapse", "verify"]
 
 

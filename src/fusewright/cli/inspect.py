@@ -9,7 +9,7 @@ def inspect(
     model: p.Model,
     exclude: p.Exclude = None,
     include: p.Include = None,
-    precision: p.Precision = "int8",
+    precision: p.Precision = None,
     target: p.Target = "tensorrt",
     group_precision: p.GroupPrecision = None,
     json_flag: p.JsonFlag = False,

@@ -33,7 +33,7 @@ def optimize(
     ] = None,
     random_data: p.RandomData = False,
     samples: p.Samples = None,
-    precision: p.Precision = "int8",
+    precision: p.Precision = None,
     target: p.Target = "tensorrt",
     group_precision: p.GroupPrecision = None,
     per_tensor_weights: Annotated[
@@ -180,7 +180,7 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
     from fusewright.report.text import section
 
     width = terminal.width - 2
-    how = settings["precision"]
+    how = result.plan.precision
     if result.samples:
         how += f" by {settings['method']}"
     head = tables.headline(result.path, len(result.plan.groups), result.samples, how)

@@ -45,11 +45,12 @@ Include = Annotated[
     ),
 ]
 Precision = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--precision",
         metavar="FORMAT[+REST]",
-        help="int8, fp8 or int4 (weights), +fp16 or +bf16 for the rest; or fp16, bf16, fp32 alone.",
+        help="int8, fp8 or int4 (weights), +fp16 or +bf16 for the rest; or fp16, bf16, fp32 alone."
+        " Default int8+fp16 (int8 for TensorRT 8.6).",
     ),
 ]
 GroupPrecision = Annotated[

@@ -18,7 +18,7 @@ def plan(
     ],
     exclude: p.Exclude = None,
     include: p.Include = None,
-    precision: p.Precision = "int8",
+    precision: p.Precision = None,
     target: p.Target = "tensorrt",
     group_precision: p.GroupPrecision = None,
     verbose: p.Verbose = False,

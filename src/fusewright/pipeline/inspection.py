@@ -22,7 +22,7 @@ from fusewright.pipeline.run import make_plan
 from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.demand import data_inputs
 from fusewright.plan.plan import FLOAT, HEAVY_OPS, INT8, Group, Plan, node_index
-from fusewright.quantize.existing import count_qdq, dequantized_reads
+from fusewright.quantize.existing import count_qdq, dequantized_formats, dequantized_reads
 from fusewright.quantize.insert import strip_qdq as strip_graph
 from fusewright.verify import Comparison, compare_models
 
@@ -47,15 +47,24 @@ def inspect(
         FusewrightError: with one line that names the culprit.
     """
     options = Options().with_settings(settings)
-    source, reads = _without_pairs(read_source(model))
+    source, reads, formats = _without_pairs(read_source(model))
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)
     if reads:
         reads = _by_normalized_name(reads, plan.model)
+        formats = {
+            node.name: formats[alias]
+            for node in plan.model.graph.nodes
+            for alias in (*plan.model.origin(node), node.name)
+            if alias in formats
+        }
         nodes = node_index(plan.model.graph)
         for group in plan.groups:
             found = _has_pairs(group, nodes, reads, plan.model.opset)
-            group.decision = INT8 if found else FLOAT
+            # Of its weight, where it has one, else of what it reads.
+            heavy = sorted(group.members, key=lambda name: nodes[name].op not in HEAVY_OPS)
+            form = next((formats[name] for name in heavy if name in formats), INT8)
+            group.decision = form if found else FLOAT
             group.reason = f"{'Q/DQ pairs' if found else 'no Q/DQ pair'} in the file"
     return plan
 
@@ -115,14 +124,15 @@ def _require_same_interface(first: Source, second: Source) -> None:
             )
 
 
-def _without_pairs(source: Source) -> tuple[Source, _Reads]:
-    """The float model, and where it reads behind a pair."""
+def _without_pairs(source: Source) -> tuple[Source, _Reads, dict[str, str]]:
+    """The float model, where it reads behind a pair, and in which format."""
     if not count_qdq(source.proto):
-        return source, {}
+        return source, {}, {}
     graph = gs.import_onnx(plain(source))
-    reads = dequantized_reads(graph)
+    reads, formats = dequantized_reads(graph), dequantized_formats(graph)
     strip_graph(graph)
-    return replace(source, proto=to_proto(graph), on_disk=False, holds_weights=True), reads
+    float_source = replace(source, proto=to_proto(graph), on_disk=False, holds_weights=True)
+    return float_source, reads, formats
 
 
 def _by_normalized_name(reads: _Reads, model: Model) -> _Reads:

@@ -14,7 +14,7 @@ from fusewright.plan.file import formats_in
 from fusewright.plan.plan import AUTO, Smooth, smooth_setting
 from fusewright.target import FORMATS, Precision, Target, find_target
 from fusewright.target.formats import BF16_OPSET, HALF_SCALES_OPSET
-from fusewright.target.precision import BF16, FP16, INT8
+from fusewright.target.precision import BF16, INT8
 from fusewright.target.precision import FP32 as FP32
 
 KEEP, HALF = "keep", "half"
@@ -106,8 +106,7 @@ class Options:
         """`precision`, parsed, or the default of the target."""
         if self.precision is not None:
             return Precision.parse(self.precision)
-        best = Precision(INT8, FP16)
-        return best if self.build_target.refusal(best) is None else Precision(INT8)
+        return self.build_target.default_precision
 
     @property
     def min_opset(self) -> int:

@@ -31,6 +31,7 @@ from fusewright.plan.file import apply_plan_file
 from fusewright.plan.plan import Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.existing import refuse_quantized
+from fusewright.target import FORMATS
 from fusewright.verify import Reference
 
 
@@ -90,7 +91,8 @@ def apply(
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
 
     def adopted() -> Plan:
-        fresh = _plan(job)
+        formats = {group.decision for group in plan.groups if group.apply} & FORMATS.keys()
+        fresh = _plan(job, max((FORMATS[name].min_opset for name in formats), default=0))
         if fresh.model.fingerprint != plan.model.fingerprint:
             raise PlanError(f"{source.path}: has changed since the plan was made")
         adopt(fresh, plan.groups)
@@ -177,17 +179,16 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
         decide(plan, options.rules)
         if options.plan is not None:
             apply_plan_file(plan, Path(options.plan))
-        if options.formats.quantized is None:
+        if options.formats.quantized is None and not options.group_precision:
             keep_float(plan)
         quantized = sum(group.is_quantized for group in plan.groups)
-        details.append(f"{quantized} groups in INT8, {len(plan.groups) - quantized} float")
+        details.append(f"{quantized} groups quantized, {len(plan.groups) - quantized} float")
     return plan
 
 
-def _plan(job: Job) -> Plan:
-    preparation = Preparation(
-        job.source, job.trace, job.proof, job.workspace, job.options.min_opset
-    )
+def _plan(job: Job, opset: int = 0) -> Plan:
+    opset = max(opset, job.options.min_opset)
+    preparation = Preparation(job.source, job.trace, job.proof, job.workspace, opset)
     plan = make_plan(preparation, job.options)
     job.flat = preparation.normalized
     return plan
