@@ -39,6 +39,8 @@ def optimize(
     per_tensor_weights: Annotated[
         bool, typer.Option("--per-tensor-weights", help="One scale a weight, not one a channel.")
     ] = False,
+    int4_method: p.Int4Method = "gptq",
+    block_size: p.BlockSize = 128,
     method: Annotated[
         str, typer.Option("--method", help="mse, minmax, percentile or entropy.")
     ] = "mse",
@@ -119,6 +121,8 @@ def optimize(
         "flat": flat,
         "pool_head": pool_head,
         "int8_residual": int8_residual,
+        "int4_method": int4_method,
+        "block_size": block_size,
         "verify_samples": verify_samples,
         "strict": strict,
         "images": parse_images((mean, std, size, layout, color, scale), calib),

@@ -61,6 +61,12 @@ GroupPrecision = Annotated[
         help="int8, fp8, int4 or float for what matches, patterns as of --exclude; repeatable.",
     ),
 ]
+Int4Method = Annotated[
+    str, typer.Option("--int4-method", help="Of INT4 weights: gptq, awq or rtn (to nearest).")
+]
+BlockSize = Annotated[
+    int, typer.Option("--block-size", help="Rows of an INT4 weight with one scale: 128, 64, 32.")
+]
 Target = Annotated[
     str,
     typer.Option(

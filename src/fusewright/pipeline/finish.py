@@ -13,6 +13,7 @@ from fusewright.errors import DataError, ModelError, VerifyError
 from fusewright.graph.save import saving
 from fusewright.graph.workspace import embed
 from fusewright.pipeline.balancing import balance
+from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.looking import channel_maxima
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.provenance import stamp
@@ -54,6 +55,8 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
     maxima = channel_maxima(plan, job)
     smooth(plan, job, maxima)
     balance(plan, job, maxima)
+    in_four_bits = find_int4(plan, job)
+    scale_int4(plan, in_four_bits, job)
     placement = place(plan, job.options.int8_residual)
     groups, proto = collapse_float(plan, job)
     # Proof and writing keep the core busy that Python, or opening a session, leaves idle.
@@ -66,6 +69,7 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         proven = side.submit(job.proof.reference.compare, collapsed) if collapsed else None
         half = None
         if seen is not None:
+            round_int4(plan, in_four_bits, job)
             half = set_types(plan, placement, seen, job)
             proto = collapsed_proto(plan, groups)
 

@@ -11,7 +11,9 @@ from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
 from fusewright.plan.file import formats_in
-from fusewright.plan.plan import AUTO, Smooth, smooth_setting
+from fusewright.plan.plan import AUTO, BLOCK_SIZE, Smooth, smooth_setting
+from fusewright.quantize.int4.blocks import check_block
+from fusewright.quantize.int4.weights import GPTQ, Int4Settings
 from fusewright.target import FORMATS, Precision, Target, find_target
 from fusewright.target.formats import BF16_OPSET, HALF_SCALES_OPSET
 from fusewright.target.precision import BF16, INT8
@@ -49,6 +51,8 @@ class Options:
         smooth: how much of the activations' outliers SmoothQuant moves into weights: an α from 0
             to 1, `auto` (searched for each place) or `off`.
         balance: bring q, k and v to one range where one Q/DQ pair serves them.
+        int4_method: of INT4 weights: `gptq`, `awq` or `rtn` (round to nearest).
+        block_size: rows of an INT4 weight that share a scale, at most: 128, 64 or 32.
         io_types: `keep`, or `half`: float inputs and outputs of the model take the rest's type.
         int8_residual: the residual stream of a transformer in INT8 too.
         plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
@@ -72,6 +76,8 @@ class Options:
     smooth: Smooth = AUTO
     balance: bool = True
     int8_residual: bool = False
+    int4_method: str = GPTQ
+    block_size: int = BLOCK_SIZE
     io_types: str = KEEP
     plan: str | Path | None = None
 
@@ -93,6 +99,8 @@ class Options:
         if smooth is None:
             raise UsageError(f"smooth '{self.smooth}' is neither off, auto nor a number 0 to 1")
         object.__setattr__(self, "smooth", smooth)
+        check_block(self.block_size)
+        _ = self.int4  # checks the method
         if self.io_types not in IO_TYPES:
             raise UsageError(f"io types '{self.io_types}' are not one of {', '.join(IO_TYPES)}")
         if self.io_types == HALF and self.formats.rest == FP32:
@@ -107,6 +115,11 @@ class Options:
         if self.precision is not None:
             return Precision.parse(self.precision)
         return self.build_target.default_precision
+
+    @property
+    def int4(self) -> Int4Settings:
+        """The part that rounding to INT4 reads."""
+        return Int4Settings(self.int4_method)
 
     @property
     def min_opset(self) -> int:
@@ -147,6 +160,7 @@ class Options:
             quantized=self.formats.quantized,
             group_precision=tuple(self.group_precision),
             per_tensor_weights=self.per_tensor_weights,
+            block_size=self.block_size,
         )
 
     def with_settings(self, settings: Mapping[str, Any]) -> Options:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
+import ml_dtypes
+import numpy as np
 import onnx
 
 from fusewright.calibrate import Ranges, Samples
@@ -29,11 +31,14 @@ from fusewright.precision import (
     plan_half,
     what_to_measure,
 )
+from fusewright.precision.check import overflows
 from fusewright.precision.twin import rounding_twin
 from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement
 from fusewright.verify import Comparison
+
+_HALF = (np.float16, ml_dtypes.bfloat16)
 
 
 @dataclass
@@ -109,7 +114,7 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
     None where the decisions need neither.
     """
     rest = job.options.formats.rest
-    if rest == FP32 and not placement.activations:
+    if rest == FP32 and not placement.activations and not placement.weights:
         return None
     total, limit = job.samples.total, job.options.samples
     expected = limit if total is None else min(total, limit or total)
@@ -121,15 +126,16 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
         probe = None if rest == FP32 else Probe(proto, what_to_measure(graph, rest))
         for name, more in ({} if probe is None else probe.watchers).items():
             watching.setdefault(name, []).extend(more)
-        flat = job.workspace.folder / "flat.onnx"
-        save(with_outputs(proto, watching), flat)
-        seen.samples = watch(
-            flat,
-            watching,
-            job.samples,
-            options,
-            progress=lambda done: job.trace.watcher.samples(done, expected),
-        )
+        if watching:
+            flat = job.workspace.folder / "flat.onnx"
+            save(with_outputs(proto, watching), flat)
+            seen.samples = watch(
+                flat,
+                watching,
+                job.samples,
+                options,
+                progress=lambda done: job.trace.watcher.samples(done, expected),
+            )
         details.append(f"{len(placement.observe)} scales, {seen.samples} samples")
         ranges = seen.ranges(options) if placement.activations else None
         tensors = None if probe is None else probe.ranges(seen.samples)
@@ -182,6 +188,12 @@ def collapsed_proto(plan: Plan, groups: list[Group]) -> onnx.ModelProto:
 
 def measure(proto: onnx.ModelProto, half: HalfPlan | None, job: Job) -> Comparison:
     """How far the model is from the original; one with half tensors is judged by its twin."""
-    final = runnable(proto, job.source)
-    twin = final if half is None else rounding_twin(final)
-    return job.proof.reference.compare(twin, is_final=True)
+    final, reference = runnable(proto, job.source), job.proof.reference
+    if half is None:
+        return reference.compare(final, is_final=True)
+    interface = (*job.source.interface.inputs, *job.source.interface.outputs)
+    twin = rounding_twin(final, [spec.name for spec in interface if spec.dtype in _HALF])
+    comparison = reference.compare(twin, is_final=True)
+    for name in overflows(twin, reference.feeds, job.workspace.folder):
+        job.trace.add("verify", "overflow", name, detail=f"beyond {half.kind} on a sample")
+    return comparison

@@ -10,8 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from fusewright.graph.clean import open_folded
 from fusewright.graph.save import save
-from fusewright.graph.session import Feed, open_session, run_session
+from fusewright.graph.session import Feed, run_session
 from fusewright.precision.twin import half_tensors, is_rounding
 
 
@@ -56,7 +57,7 @@ def _infinite(
     with tempfile.TemporaryDirectory(prefix="ranges-", dir=folder) as own:
         path = (folder or Path(own)) / "range_check.onnx"
         save(checked, path)
-        session = open_session(path)
+        session = open_folded(path)
         results = [output.name for output in session.get_outputs()]
         found = np.zeros(len(names), bool)
         for feed in feeds:

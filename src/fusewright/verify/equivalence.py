@@ -108,45 +108,20 @@ class Reference:
 
         Args:
             model: with the interface of the original.
-            is_final: it is meant to differ. What depends on stored tensors alone is then computed
-                once, not in every run (the weights behind Q/DQ pairs), and a float of another
-                width at the interface, such as a twin's, is converted.
+            is_final: it is meant to differ, and what depends on stored tensors alone is computed
+                once, not in every run: the weights behind Q/DQ pairs.
 
         Raises:
             ModelError: onnxruntime cannot load it, or it fails on samples that the original takes.
         """
         try:
             session = _open(model, self.folder, is_final)
-            feeds = [_fitting(feed, session) for feed in self.feeds] if is_final else self.feeds
-            outputs = [run_session(session, feed, self.names) for feed in feeds]
+            outputs = [run_session(session, feed, self.names) for feed in self.feeds]
         except DataError as error:
             raise ModelError(
                 f"the original runs on the samples, this model not: {error}"
             ) from error
-        if is_final:
-            outputs = [
-                [_as_wide(b, a) for a, b in zip(*both, strict=True)]
-                for both in zip(self.outputs, outputs, strict=True)
-            ]
         return compare_outputs(self.names, self.outputs, outputs)
-
-
-def _fitting(feed: Feed, session: ort.InferenceSession) -> Feed:
-    """The feed in the width of float that the session takes."""
-    widths = {"tensor(float16)": np.float16, "tensor(float)": np.float32}
-    wanted = {i.name: widths.get(i.type) for i in session.get_inputs()}
-    return {
-        name: array if wanted[name] is None else _as_wide(array, np.empty(0, wanted[name]))
-        for name, array in feed.items()
-    }
-
-
-def _as_wide(array: Any, other: Any) -> Any:
-    """`array` in the type of `other`, where both hold floats."""
-    both = isinstance(array, np.ndarray) and isinstance(other, np.ndarray)
-    if both and array.dtype.kind == other.dtype.kind == "f":
-        return array.astype(other.dtype, copy=False)
-    return array
 
 
 def compare_outputs(
