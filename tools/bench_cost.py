@@ -81,7 +81,8 @@ def rows(options: argparse.Namespace) -> list[Row]:
     found = [Row("plain", (python, peers, "plain", "{model}", "{data}"))]
     for method in options.method:
         command = (options.fusewright, "optimize", "{model}", "--calib", "{data}", "-o", "{out}")
-        chosen = () if method == "default" else ("--method", method)
+        chosen = ("--precision", "int8")  # what the others make
+        chosen += () if method == "default" else ("--method", method)
         found.append(Row(f"fusewright {method}", (*command, "--samples", "{samples}", *chosen)))
     limit = options.peers_up_to
     for method in ("minmax", "entropy"):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -57,29 +56,9 @@ def save(proto: onnx.ModelProto, path: Path) -> None:
     Raises:
         OutputError: the disk refused; nothing is left behind.
     """
-    with saving(proto, path):
-        pass
-
-
-@contextmanager
-def saving(proto: onnx.ModelProto, path: Path) -> Iterator[None]:
-    """`save` in two steps: written beside `path` first, and moved there at the end of the block.
-
-    Raises:
-        OutputError: as `save`. After any exception nothing is left behind.
-    """
-    data = data_path(path)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fusewright-") as name:
-            folder = Path(name)
-            if stored_bytes(proto) <= _LARGEST:
-                (folder / path.name).write_bytes(proto.SerializeToString(deterministic=True))
-            else:
-                written = str(folder / path.name)
-                onnx.save(proto, written, save_as_external_data=True, location=data.name)
-            yield
-            for part in sorted(folder.iterdir(), reverse=True):  # the weights first
-                part.replace(path.with_name(part.name))
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fusewright-") as folder:
+            _save_into(proto, Path(folder), path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -111,3 +90,13 @@ def write_whole(contents: Mapping[Path, bytes | memoryview]) -> None:
     finally:
         for part in parts.values():
             part.unlink(missing_ok=True)
+
+
+def _save_into(proto: onnx.ModelProto, folder: Path, path: Path) -> None:
+    written, data = folder / path.name, data_path(path).name
+    if stored_bytes(proto) <= _LARGEST:
+        written.write_bytes(proto.SerializeToString(deterministic=True))
+    else:
+        onnx.save(proto, str(written), save_as_external_data=True, location=data)
+        (folder / data).replace(data_path(path))
+    written.replace(path)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
-import onnx
-
 from fusewright.errors import DataError, ModelError, VerifyError
-from fusewright.graph.save import saving
+from fusewright.graph.save import save
 from fusewright.graph.workspace import embed
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
@@ -21,7 +18,6 @@ from fusewright.pipeline.result import Result
 from fusewright.pipeline.smoothing import smooth
 from fusewright.pipeline.stages import (
     Job,
-    Seen,
     collapse_float,
     collapsed_proto,
     measure,
@@ -59,8 +55,8 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
     scale_int4(plan, in_four_bits, job)
     placement = place(plan, job.options.int8_residual)
     groups, proto = collapse_float(plan, job)
-    # Proof and writing keep the core busy that Python, or opening a session, leaves idle.
-    with ExitStack() as written, ThreadPoolExecutor(max_workers=2) as side:
+    # The proof keeps the core busy that Python, or opening a session, leaves idle.
+    with ThreadPoolExecutor(max_workers=1) as side:
         collapsed = runnable(proto, job.source) if job.proof.deferred else None
         if collapsed is not None and job.samples.come_once:  # not to be seen again if it fails
             job.proof.settle(job.proof.reference.compare(collapsed))
@@ -73,13 +69,6 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
             half = set_types(plan, placement, seen, job)
             proto = collapsed_proto(plan, groups)
 
-        def write() -> onnx.ModelProto:
-            whole = _whole(proto, plan, seen, job)
-            if target is not None:
-                written.enter_context(saving(whole, target))
-            return whole
-
-        writing = side.submit(write)
         with job.trace.stage("verify") as details:
             final = None if seen is None else measure(proto, half, job)
             if proven is not None:
@@ -87,12 +76,13 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
             if final is not None:
                 job.proof.measure("verify", final)
             details.append("float" if final is None else str(final.worst))
-        whole = writing.result()
-        if target is not None:
-            with job.trace.stage("write"):
-                written.close()
+    embed(proto, job.workspace)
+    stamp(proto, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)
+    if target is not None:
+        with job.trace.stage("write"):
+            save(proto, target)
     return Result(
-        whole,
+        proto,
         target,
         plan,
         placement if placement.weights else None,
@@ -104,12 +94,3 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         peak_memory(),
         (*plan.model.notes, *job.samples.notes),
     )
-
-
-def _whole(proto: onnx.ModelProto, plan: Plan, seen: Seen | None, job: Job) -> onnx.ModelProto:
-    """A copy with its weights, and with what it says of itself."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(proto)
-    embed(whole, job.workspace)
-    stamp(whole, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)
-    return whole
