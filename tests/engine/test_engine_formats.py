@@ -1,4 +1,4 @@
-"""FP8 and mixed files as TensorRT-RTX plans them for SM 89: every matrix and attention in FP8."""
+"""FP8, mixed and BF16 files as TensorRT-RTX plans them for SM 89: no matrix or attention float."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ FILES = {
         {"FP8": 4},
         {"Int8": 17},
     ),
+    "ViT, FP8 with BF16": ("digits_vit", {"precision": "fp8+bf16"}, {"FP8": 4}, {"FP8": 17}),
+    # Were its INT8 attentions' insides BF16 too, none would be fused.
+    "ViT, INT8 with BF16": ("digits_vit", {"precision": "int8+bf16"}, {"Int8": 4}, {"Int8": 17}),
+    "Swin, INT8 with BF16": ("digits_swin", {"precision": "int8+bf16"}, {"Int8": 4}, {"Int8": 18}),
 }
 
 

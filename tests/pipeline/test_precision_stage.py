@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 import pytest
 from building import Net
@@ -17,6 +18,7 @@ from fusewright.errors import UsageError
 from fusewright.pipeline import Result
 
 DATA = RandomSamples(6)
+MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
 def _net(factor: float = 1.0) -> onnx.ModelProto:
@@ -97,6 +99,26 @@ def test_what_would_overflow_stays_float32(tmp_path: Path) -> None:
     assert result.to_dict()["half"]["float_nodes"] == dict(result.half.float_nodes)
     assert result.accuracy is not None
     assert result.accuracy.worst.relative < 1e-2
+
+
+def test_int8_attention_is_float32_between_its_pairs(tmp_path: Path) -> None:
+    """In a BF16 rest, without a Cast: the scales of its pairs say where the type changes."""
+    data = MODELS / "digits_32_calib.npz"
+    settings = {"precision": "int8+bf16", "samples": 4, "flat": True}
+    result = optimize(MODELS / "digits_vit.onnx", None, data, **settings)
+    graph = gs.import_onnx(result.model)
+    products = [n for n in graph.nodes if n.op == "MatMul" and n.i(0).op == "DequantizeLinear"]
+    softmaxes = [n for n in graph.nodes if n.op == "Softmax"]
+    assert len(softmaxes) == 4
+    for softmax in softmaxes:
+        behind = softmax.o().o()
+        assert softmax.o().inputs[1].dtype == behind.inputs[1].dtype == np.float32
+        assert behind.o() in products
+    assert Counter(n.outputs[0].dtype == np.float32 for n in graph.nodes if n.op == "Cast") == {
+        True: 1
+    }  # the model's output
+    reasons = [event.detail for event in result.trace if event.stage == "precision"]
+    assert sum("fuses no INT8 attention with BF16" in reason for reason in reasons) >= 12
 
 
 def test_half_interface(path: Path) -> None:

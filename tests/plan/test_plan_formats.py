@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from fusewright.graph.layout import region_behind
 from fusewright.plan.decide import Rules, decide
 from fusewright.plan.file import apply_plan_file, formats_in, write_plan
 from fusewright.plan.plan import FLOAT, OFF, Group, Plan, node_index
+from fusewright.quantize.between import kept_float
 from fusewright.target import find_target
+from fusewright.target.table import ATTENTION
 
 Spell = Callable[[Net], str]
 
@@ -216,6 +219,35 @@ def test_attention_needs_its_gpu(target: str, words: str) -> None:
     assert (core.decision, core.reason) == (FLOAT, words)
 
 
+RESTS = {
+    # What is between its pairs: the rest's type or, with the reason, FP32.
+    ("int8", "fp16"): None,
+    ("int8", "fp32"): None,
+    ("int8", "bf16"): "FP32 between its pairs: TensorRT fuses no INT8 attention with BF16 there",
+    ("fp8", "bf16"): None,
+}
+
+
+@pytest.mark.parametrize("case", RESTS, ids="+".join)
+def test_attention_by_the_rest(case: tuple[str, str]) -> None:
+    form, rest = case
+    core, plan = _core("tensorrt", form, f"{form}+{rest}", head_size=64, sequence=[64])
+    assert core.decision == form
+    expected = RESTS[case]
+    assert kept_float(plan) == ({} if expected is None else dict.fromkeys(core.members, expected))
+    assert core.reason.startswith("its contract: inputs ")
+    assert core.reason.endswith(f"; {expected}") == (expected is not None)
+
+
+def test_attention_that_no_rest_suits() -> None:
+    core, plan = _core("tensorrt", "int8", "int8+bf16", head_size=64, sequence=[64])
+    halves = replace(ATTENTION["int8"], rests=("fp16",))
+    decide(plan, Rules(target=replace(find_target("tensorrt"), attention={"int8": halves})))
+    assert core.decision == FLOAT
+    assert core.reason == "a BF16 rest: TensorRT fuses INT8 attention with FP16 only"
+    assert kept_float(plan) == {}
+
+
 def test_float_readers_leave_fp8_attention_as_it_is() -> None:
     """Its output pair is optional in FP8; INT8 attention goes float with its readers."""
     for form, decision in (("int8", FLOAT), ("fp8", "fp8")):
@@ -233,10 +265,11 @@ def _behind(group: Group, plan: Plan) -> set[str]:
     return {t.name for t in region.sources}
 
 
-def _core(target: str, form: str, **details: Any) -> Any:
+def _core(target: str, form: str, precision: str = "int8", **details: Any) -> Any:
     """The attention of a small net, said to be of another size, and its plan."""
     plan, _ = found_in(proto_of(self_attention))
     core = group_of(plan, "ScaledDotProductAttention")
     core.details.update(details)
+    plan.precision = precision
     decide(plan, Rules(target=find_target(target), quantized=form))
     return core, plan

@@ -33,6 +33,7 @@ from fusewright.precision import (
 )
 from fusewright.precision.check import overflows
 from fusewright.precision.twin import rounding_twin
+from fusewright.quantize.between import kept_float
 from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement
@@ -173,7 +174,9 @@ def set_types(plan: Plan, placement: Placement, seen: Seen, job: Job) -> HalfPla
 
 
 def _set_half(plan: Plan, tensors: TensorRanges, job: Job) -> HalfPlan:
-    options = HalfOptions(job.options.io_types == HALF, frozenset(plan.model.frozen))
+    options = HalfOptions(
+        job.options.io_types == HALF, frozenset(plan.model.frozen), kept=kept_float(plan)
+    )
     half = plan_half(plan.model.graph, tensors, job.options.formats.rest, options)
     apply_half(plan.model.graph, half, job.workspace)
     for line in half.lines():

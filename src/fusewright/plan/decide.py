@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.errors import PlanError, UsageError
 from fusewright.plan.demand import settle_unweighted
-from fusewright.plan.limits import hint, impossible
+from fusewright.plan.limits import hint, impossible, inside
 from fusewright.plan.plan import (
     BLOCK_SIZE,
     DECISIONS,
@@ -209,7 +209,9 @@ def _contract(group: Group, plan: Plan) -> str:
         "per tensor" if axis is None or per_tensor else f"per channel (axis {axis})"
         for axis in stored
     ]
-    return f"inputs {inputs}" + (f"; weights {axes[0]}" if axes else "")
+    within = inside(group, plan)
+    weights = f"; weights {axes[0]}" if axes else ""
+    return f"inputs {inputs}{weights}" + ("" if within is None else f"; {within}")
 
 
 def _matching(plan: Plan, patterns: Sequence[str], option: str) -> dict[int, str]:

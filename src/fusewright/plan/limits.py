@@ -12,6 +12,7 @@ from fusewright.graph.dims import resolve
 from fusewright.graph.walk import attribute
 from fusewright.plan.plan import Group, Plan
 from fusewright.target import FORMATS, Format
+from fusewright.target.precision import FP32
 from fusewright.target.table import SELDOM_PAYS_BELOW, AttentionLimits
 
 _CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -65,6 +66,9 @@ def _attention(group: Group, plan: Plan, form: Format) -> str | None:
     if limits is None or (target.sm is not None and target.sm < limits.min_sm):
         return f"{target} fuses no {form.title} attention"
     name = target.label
+    if plan.rest not in limits.rests and FP32 not in limits.rests:
+        rests = " or ".join(rest.upper() for rest in limits.rests)
+        return f"a {plan.rest.upper()} rest: {name} fuses {form.title} attention with {rests} only"
     if "IsNaN" in group.ops:
         return f"a NaN guard between Softmax and v: {name} does not fuse attention around it"
     (head_size,) = resolve([group.details["head_size"]], plan.largest)
@@ -76,6 +80,15 @@ def _attention(group: Group, plan: Plan, form: Format) -> str | None:
         if reason is not None:
             return reason
     return None
+
+
+def inside(group: Group, plan: Plan) -> str | None:
+    """Why the tensors between an attention's pairs stay FP32 in a half rest; None where not."""
+    limits = plan.target.attention.get(group.decision) if "head_size" in group.details else None
+    if limits is None or not group.is_quantized or plan.rest in (FP32, *limits.rests):
+        return None
+    what = f"no {FORMATS[group.decision].title} attention with {plan.rest.upper()} there"
+    return f"FP32 between its pairs: {plan.target.label} fuses {what}"
 
 
 def _sequence(length: Any, plan: Plan, limits: AttentionLimits, does: str) -> str | None:

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 from fusewright.errors import PlanError
 from fusewright.graph.model import Model
 from fusewright.groups import KINDS, FixedPair, GroupKind, Slot
-from fusewright.target import FORMATS, TENSORRT, Target
+from fusewright.target import FORMATS, TENSORRT, Precision, Target
 from fusewright.target.precision import INT8 as INT8
 
 FLOAT = "float"
@@ -119,6 +119,7 @@ class Plan:
     """The groups of one model, a decision for each, and what no group claimed.
 
     Attributes:
+        precision: what the whole model is made of, as `Precision.parse` reads it.
         largest: declared maximum of symbolic dimensions; decisions take one that is not declared
             for larger than any limit.
         target: what the decisions were made for.
@@ -134,6 +135,11 @@ class Plan:
     target: Target = TENSORRT
     per_tensor_weights: bool = False
     block_size: int = BLOCK_SIZE
+
+    @property
+    def rest(self) -> str:
+        """The type of what is not quantized."""
+        return Precision.parse(self.precision).rest
 
     def group(self, name: str) -> Group:
         """The group of this name.

@@ -32,11 +32,13 @@ class HalfOptions:
         io_half: the model's float32 inputs and outputs become half too.
         frozen: names of nodes that may not be touched: custom operators and what follows them.
         margin: how many times larger than measured values may get on other data.
+        kept: names of nodes that have to stay float32 → why.
     """
 
     io_half: bool = False
     frozen: frozenset[str] = frozenset()
     margin: float = MARGIN
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _forced(flow: Flow, options: HalfOptions) -> tuple[dict[str, str], Mapping[S
     """Nodes that must be float32, and the reads that are rewritten so that others need not."""
     tolerances = Tolerances(flow)
     verdict = judge(flow, tolerances)
-    forced = dict(verdict.reasons) | spoiled(flow, options.margin)
+    forced = {**options.kept, **verdict.reasons, **spoiled(flow, options.margin)}
     masked: Set[int] = masked_tensors(flow, flow.ranges.masks)
     found = ill_held(flow, tolerances, masked, options.margin)
     for node in flow.graph.nodes:
