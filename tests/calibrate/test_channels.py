@@ -74,12 +74,27 @@ def test_halves_share_no_feed_and_hold_their_own_maxima() -> None:
         assert np.array_equal(half.maxima, np.abs(half.rows).max(axis=0))
 
 
-def test_few_feeds_still_make_two_halves() -> None:
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_few_feeds_still_make_two_halves(count: int) -> None:
+    """Of two feeds, every fourth pair goes to one part."""
     rng = np.random.default_rng(1)
-    single = [
-        len(seen(rng.standard_normal((8, 5, 6)).astype(np.float32)).halves) for _ in range(200)
-    ]
-    assert single.count(1) <= 1
+    for _ in range(200):
+        feeds = rng.standard_normal((count, 5, 6)).astype(np.float32)
+        halves = seen(feeds).halves
+        assert len(halves) == 2
+        assert sum(half.count for half in halves) == 5 * count
+        first, other = seen(feeds[:1]), seen(feeds[1:])
+        other.merge(first)
+        for one, two in zip(halves, other.halves, strict=True):
+            assert np.array_equal(one.maxima, two.maxima)
+            assert np.array_equal(one.rows, two.rows)
+
+
+def test_equal_feeds_make_two_halves_and_one_makes_one() -> None:
+    feed = np.arange(12, dtype=np.float32).reshape(1, 4, 3)
+    assert [half.count for half in seen(np.repeat(feed, 3, axis=0)).halves] == [8, 4]
+    assert [half.count for half in seen(feed).halves] == [4]
+    assert seen(feed[:0]).halves == []
 
 
 def test_the_sample_is_bounded_and_of_different_rows() -> None:

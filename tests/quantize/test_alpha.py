@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fusewright.calibrate import CalibrationOptions
@@ -71,6 +71,7 @@ def test_few_rows_are_not_trusted() -> None:
 
 
 @given(st.integers(0, 2**16), st.sampled_from(["mse", "minmax"]))
+@example(352, "mse")  # its feeds are all of one part
 @settings(max_examples=15, deadline=None)
 def test_never_worse_than_off(seed: int, method: str) -> None:
     rng = np.random.default_rng(seed)

@@ -49,34 +49,61 @@ class Half:
         """Adds what another part has seen."""
         self.add(other.maxima, other.count, other._hashes, other.rows)
 
+    def state(self) -> dict[str, Any]:
+        """Everything seen, as JSON-able data; `from_state` is its inverse."""
+        return {"count": self.count, "maxima": _packed(self.maxima), "rows": _packed(self.rows)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any], limit: int) -> Half:
+        """Rebuilds what `state()` gave."""
+        peaks, rows = _unpacked(state["maxima"]), _unpacked(state["rows"])
+        half, rows = cls(peaks.size, limit), rows.reshape(-1, peaks.size)
+        half.add(peaks, int(state["count"]), _hashes(rows), rows)
+        return half
+
 
 class ChannelObserver:
     """Remembers max|x| of each channel (the last axis); with `rows`, also a sample of rows.
 
     The sample is kept in two halves that share no feed, so that what one half suggests can be
     judged by the other: neighbouring rows of one image are too alike for that. The hash of a feed
-    says which of four parts it goes to; the halves are made of these, as equal as can be.
+    says which of four parts it goes to; the halves are made of these, as equal as can be. The feed
+    with the smallest hash lies apart, and makes a half where all the others went to its part.
     """
 
     def __init__(self, rows: int = 0) -> None:
         """Has seen nothing yet; `rows` are kept of each half."""
         self.limit = rows
         self._parts: dict[int, Half] = {}
+        self._least: tuple[int, Half] | None = None
 
     @property
     def halves(self) -> list[Half]:
-        """The halves that saw a feed: one or two."""
-        if not self._parts:
+        """The halves that saw a feed: two, unless there was but one feed."""
+        if not self._all:
             return []
+        parts = {place: [part] for place, part in self._parts.items()}
+        if self._least is not None:
+            number, part = self._least
+            is_elsewhere = any(place != _place(number) for place in parts)
+            parts.setdefault(_place(number) if is_elsewhere else -1, []).append(part)
+        counts = {place: sum(part.count for part in same) for place, same in parts.items()}
         halves = [Half(self.maxima.size, self.limit) for _ in range(2)]
-        for _, part in sorted(self._parts.items(), key=lambda item: (-item[1].count, item[0])):
-            min(halves, key=lambda half: half.count).merge(part)
+        for place in sorted(parts, key=lambda place: (-counts[place], place)):
+            half = min(halves, key=lambda half: half.count)
+            for part in parts[place]:
+                half.merge(part)
         return [half for half in halves if half.count]
+
+    @property
+    def _all(self) -> list[Half]:
+        apart = () if self._least is None else (self._least[1],)
+        return [*self._parts.values(), *apart]
 
     @property
     def count(self) -> int:
         """Rows seen."""
-        return sum(part.count for part in self._parts.values())
+        return sum(part.count for part in self._all)
 
     @property
     def maxima(self) -> np.ndarray:
@@ -85,9 +112,9 @@ class ChannelObserver:
         Raises:
             DataError: no value was seen.
         """
-        if not self._parts:
+        if not self._all:
             raise DataError("the tensor was empty on every sample")
-        return np.asarray(np.max([part.maxima for part in self._parts.values()], axis=0))
+        return np.asarray(np.max([part.maxima for part in self._all], axis=0))
 
     def update(self, array: np.ndarray, name: str = "tensor") -> None:
         """Adds the values of one feed, a float array [..., channels].
@@ -104,9 +131,9 @@ class ChannelObserver:
         if not np.isfinite(peaks).all():
             raise DataError(f"tensor {name!r} holds NaN or Inf while the model runs on this sample")
         hashes = _hashes(rows) if self.limit else np.zeros(0, np.uint64)
-        place = int(hashes.sum(dtype=np.uint64) >> np.uint64(62)) if self.limit else 0
         sampled = rows if self.limit else rows[:0]
-        self._part(place, peaks.size, name).add(peaks, len(rows), hashes, sampled)
+        number = int(hashes.sum(dtype=np.uint64))
+        self._part_for(number, peaks.size, name).add(peaks, len(rows), hashes, sampled)
 
     def merge(self, other: ChannelObserver) -> None:
         """Adds what another observer has seen.
@@ -117,21 +144,34 @@ class ChannelObserver:
         if other.limit != self.limit:
             raise DataError(f"parts keep {self.limit} and {other.limit} rows")
         for place, part in other._parts.items():
-            self._part(place, part.maxima.size, "tensor").merge(part)
+            self._part(place, part.maxima.size).merge(part)
+        if other._least is not None:
+            number, part = other._least
+            self._part_for(number, part.maxima.size).merge(part)
 
-    def _part(self, place: int, channels: int, name: str) -> Half:
-        for part in self._parts.values():
+    def _part(self, place: int, channels: int, name: str = "tensor") -> Half:
+        for part in self._all:
             if part.maxima.size != channels:
                 raise DataError(f"tensor {name!r} has {channels} channels, not {part.maxima.size}")
         return self._parts.setdefault(place, Half(channels, self.limit))
 
+    def _part_for(self, number: int, channels: int, name: str = "tensor") -> Half:
+        """Where a feed of this hash goes; one with the smallest yet sends the last such on."""
+        last = self._least
+        if not self.limit or (last is not None and number >= last[0]):
+            return self._part(_place(number), channels, name)
+        if last is not None:
+            self._part(_place(last[0]), channels, name).merge(last[1])
+        self._least = number, Half(channels, self.limit)
+        return self._least[1]
+
     def state(self) -> dict[str, Any]:
         """Everything seen, as JSON-able data; `from_state` is its inverse."""
-        parts = [
-            {"place": i, "count": p.count, "maxima": _packed(p.maxima), "rows": _packed(p.rows)}
-            for i, p in sorted(self._parts.items())
-        ]
-        return {"limit": self.limit, "parts": parts}
+        parts = [{"place": place, **p.state()} for place, p in sorted(self._parts.items())]
+        apart = (
+            [{"hash": number, **p.state()} for number, p in (self._least,)] if self._least else []
+        )
+        return {"limit": self.limit, "parts": parts, "apart": apart}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> ChannelObserver:
@@ -143,10 +183,11 @@ class ChannelObserver:
         try:
             observer = cls(int(state["limit"]))
             for seen in state["parts"]:
-                peaks, rows = _unpacked(seen["maxima"]), _unpacked(seen["rows"])
-                rows = rows.reshape(-1, peaks.size)
-                part = observer._part(int(seen["place"]), peaks.size, "tensor")
-                part.add(peaks, int(seen["count"]), _hashes(rows), rows)
+                part = Half.from_state(seen, observer.limit)
+                observer._part(int(seen["place"]), part.maxima.size).merge(part)
+            for seen in state["apart"]:
+                part = Half.from_state(seen, observer.limit)
+                observer._part_for(int(seen["hash"]), part.maxima.size).merge(part)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"not the state of a channel observer: {error!r}") from error
         return observer
@@ -196,6 +237,11 @@ def observe_channels(
     watching = {name: [observer] for name, observer in observers.items()}
     seen = watch(model, watching, samples, options, progress)
     return ChannelObservations(observers, seen)
+
+
+def _place(number: int) -> int:
+    """The part of a feed: the first two bits of its hash."""
+    return number >> 62
 
 
 def _hashes(rows: np.ndarray) -> np.ndarray:
