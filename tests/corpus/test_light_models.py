@@ -61,6 +61,7 @@ COUNTS = {
 def _optimized(name: str, folder: Path, **settings: object) -> tuple[Path, Path, Result]:
     source, out = folder / "net.onnx", folder / "out.onnx"
     onnx.save(light(name), source)
+    settings = {"precision": "int8", **settings}
     result = optimize(source, out, RandomSamples(1), verify_samples=1, **settings)
     return source, out, result
 
