@@ -83,6 +83,7 @@ class Job:
         feed = ["--calib", str(self.data), "--samples", str(self.samples)]
         report = ["--json", str(out.with_suffix(".json"))]
         program = [self.options.fusewright, "optimize", str(self.task.model)]
+        program += ["--precision", "int8"]  # the peers' remainder is float32 too
         return run([*program, *feed, *report, *more, "-o", str(out)])
 
     def judge(self, quantized: Path) -> tuple[float, float]:

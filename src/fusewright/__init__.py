@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fusewright.calibrate import ImageOptions, RandomSamples
     from fusewright.engine.build import BuildOptions, build
+    from fusewright.engine.compare import compare_engines
+    from fusewright.engine.read import read_report
     from fusewright.errors import FusewrightError
     from fusewright.pipeline import Options, Result, apply, compare, inspect, optimize, strip_qdq
     from fusewright.plan.plan import Group, Plan
@@ -29,8 +31,10 @@ _HOME = {
     "apply": "fusewright.pipeline",
     "build": "fusewright.engine.build",
     "compare": "fusewright.pipeline",
+    "compare_engines": "fusewright.engine.compare",
     "inspect": "fusewright.pipeline",
     "optimize": "fusewright.pipeline",
+    "read_report": "fusewright.engine.read",
     "strip_qdq": "fusewright.pipeline",
 }
 
@@ -47,8 +51,10 @@ __all__ = [
     "apply",
     "build",
     "compare",
+    "compare_engines",
     "inspect",
     "optimize",
+    "read_report",
     "strip_qdq",
 ]
 
