@@ -33,7 +33,7 @@ from attending import (
 )
 from building import Net
 
-from fusewright.match import attention
+from fusewright.match import scene
 
 PROJECTION, CORE = "MHAInProjection", "ScaledDotProductAttention"
 Build = Callable[[Net], "str | tuple[str, ...]"]
@@ -285,7 +285,7 @@ def test_what_the_core_reads_is_not_interior_to_the_projection(build: Build) -> 
 
 
 def test_more_elements_than_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "LARGEST_PROBE", BATCH * TOKENS * WIDTH - 1)
+    monkeypatch.setattr(scene, "LARGEST_PROBE", BATCH * TOKENS * WIDTH - 1)
     plan, misses = found_in(proto_of(lambda n: whole(n, three_linears(n, tokens(n)))))
     assert PROJECTION not in plan.counts()
     reason = f"of shape {[BATCH, TOKENS, WIDTH]} is too large to probe: a smaller batch"

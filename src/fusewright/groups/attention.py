@@ -6,8 +6,10 @@ from typing import Any
 
 from fusewright.graph.walk import is_constant
 from fusewright.groups.kind import Finding, FixedPair, GroupKind, Slot
-from fusewright.match.attention import CORE, Attention, Scene, projection_of, softmax_axis
+from fusewright.match.attention import CORE, Attention, softmax_axis
 from fusewright.match.matcher import Match
+from fusewright.match.projection import projection_of
+from fusewright.match.scene import Scene
 
 # A probability is at most 1: the scale of the pair behind the Softmax is 1/127.
 _PROBABILITY = 1.0

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import onnx_graphsurgeon as gs
 
-from fusewright.match.attention import Scene
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern
+from fusewright.match.scene import Scene
 
 PER_TENSOR = None
 

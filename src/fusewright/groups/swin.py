@@ -7,8 +7,9 @@ from typing import Any
 from fusewright.graph.layout import Region
 from fusewright.groups.attention import core, size_of
 from fusewright.groups.kind import Finding, GroupKind
-from fusewright.match.attention import CORE, Attention, Scene, softmax_axis
+from fusewright.match.attention import CORE, Attention, softmax_axis
 from fusewright.match.matcher import Match
+from fusewright.match.scene import Scene
 from fusewright.match.window import Window, windowing_of
 
 

@@ -17,14 +17,10 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.dims import resolve
 from fusewright.graph.layout import Region, region_ahead, region_behind
 from fusewright.graph.walk import is_constant, producer
-from fusewright.match.attention import (
-    Attention,
-    Linear,
-    Projection,
-    Scene,
-    linear_at,
-    projection_of,
-)
+from fusewright.match.attention import Attention
+from fusewright.match.linear import Linear, linear_at
+from fusewright.match.projection import Projection, projection_of
+from fusewright.match.scene import Scene
 
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 

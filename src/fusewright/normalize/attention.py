@@ -16,17 +16,12 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.edit import bypass, detach
 from fusewright.graph.layout import Region, moved_inputs, region_ahead, region_behind
 from fusewright.graph.walk import STANDARD_DOMAINS, is_constant, producer, rank_of, scalar, values
-from fusewright.match.attention import (
-    CORE,
-    Attention,
-    Linear,
-    Scene,
-    linear_at,
-    projection_of,
-    softmax_axis,
-)
+from fusewright.match.attention import CORE, Attention, softmax_axis
+from fusewright.match.linear import Linear, linear_at
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import const, op, var
+from fusewright.match.projection import projection_of
+from fusewright.match.scene import Scene
 from fusewright.normalize.rule import Edit, Rule
 
 

@@ -14,9 +14,9 @@ from fusewright.graph.edit import Names, detach, sweep
 from fusewright.graph.layout import Prober
 from fusewright.graph.model import Model
 from fusewright.graph.symbolic import annotate
-from fusewright.match.attention import Scene, probe_sizes
 from fusewright.match.matcher import Match, Matcher, Miss
 from fusewright.match.pattern import Pattern, required_types, root_types
+from fusewright.match.scene import Scene, probe_sizes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.layout import region_ahead, region_behind
 from fusewright.graph.walk import rank_of, values
-from fusewright.match.attention import CORE, Attention, Linear, linear_at, softmax_axis
+from fusewright.match.attention import CORE, Attention, softmax_axis
+from fusewright.match.linear import Linear, linear_at
 from fusewright.match.matcher import Match, Matcher
 from fusewright.match.pattern import const, extra, one_of, op, var
 from fusewright.match.window import Windowing, has_position_bias, output_linear, windowing_of

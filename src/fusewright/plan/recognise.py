@@ -13,9 +13,9 @@ from fusewright.graph.model import Model
 from fusewright.graph.symbolic import annotate
 from fusewright.graph.walk import STANDARD_DOMAINS, levels, producer
 from fusewright.groups import CATALOGUE, Finding, GroupKind
-from fusewright.match.attention import Scene, probe_sizes
 from fusewright.match.matcher import Matcher, Miss
 from fusewright.match.pattern import root_types
+from fusewright.match.scene import Scene, probe_sizes
 from fusewright.plan.plan import HEAVY_OPS, Group, Plan, Unclaimed
 
 

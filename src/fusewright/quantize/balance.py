@@ -17,16 +17,11 @@ import numpy as np
 from fusewright.graph.layout import region_ahead
 from fusewright.graph.walk import peek
 from fusewright.graph.workspace import Workspace
-from fusewright.match.attention import (
-    CORE,
-    Attention,
-    Linear,
-    Projection,
-    Scene,
-    probe_sizes,
-    projection_of,
-)
+from fusewright.match.attention import CORE, Attention
+from fusewright.match.linear import Linear
 from fusewright.match.matcher import Matcher
+from fusewright.match.projection import Projection, projection_of
+from fusewright.match.scene import Scene, probe_sizes
 from fusewright.match.window import output_linear
 from fusewright.plan.plan import Group, Plan, node_index
 from fusewright.quantize.migrate import Applied, row_maxima

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.layout import region_behind
 from fusewright.graph.walk import is_constant
-from fusewright.match.attention import linear_at
+from fusewright.match.linear import linear_at
 from fusewright.plan.demand import Edge, edge, is_wholly_demanded
 from fusewright.plan.plan import Plan, node_index
 

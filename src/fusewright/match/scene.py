@@ -1,0 +1,62 @@
+"""What looks for attention share, and how layout is probed where sizes are symbolic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from fusewright.graph.dims import Dim, parse, resolve
+from fusewright.graph.layout import LARGEST_PROBE, Prober, Region
+
+
+@dataclass
+class Scene:
+    """What looks for attention share: the graph's opset and outputs, and what was probed already.
+
+    Attributes:
+        sizes: what stands for each symbolic dimension while a region is probed.
+        found: what was found around each core.
+        probe: runs regions, each structure once.
+    """
+
+    opset: int
+    outputs: tuple[gs.Tensor, ...]
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    found: dict[tuple[str, int], object] = field(default_factory=dict)
+    probe: Prober = field(default_factory=Prober)
+
+    def shape(self, tensor: gs.Tensor) -> tuple[int, ...] | None:
+        """The shape of `tensor` while it is probed; None where its rank or width is not known.
+
+        An unknown size gets one of its own: the number of windows where the map is dynamic.
+        """
+        shape = () if tensor.shape is None else resolve(tensor.shape, self.sizes)
+        if not shape or shape[-1] is None:
+            return None
+        free = max(self.sizes.values(), default=1) + 1
+        return tuple(free + i if size is None else size for i, size in enumerate(shape))
+
+    def moved(self, region: Region) -> tuple[list[np.ndarray], tuple[int, ...]] | str:
+        """Where the elements of a region's source go, and its shape; or why that is not known."""
+        if len(region.sources) != 1:
+            return f"layout of {len(region.sources)} tensors"
+        (source,) = region.sources
+        shape = self.shape(source)
+        if shape is None:
+            return f"the shape {source.shape} of '{source.name}' is not known"
+        if prod(shape) > LARGEST_PROBE:
+            return f"'{source.name}' of shape {list(shape)} is too large to probe: a smaller batch"
+        moved = self.probe(region, shape, self.opset)
+        return "its layout is computed by the model" if moved is None else (moved, shape)
+
+
+def probe_sizes(graph: gs.Graph) -> dict[str, int]:
+    """A small size for each symbolic dimension of the graph, no two alike."""
+    names = dict.fromkeys(d for t in graph.tensors().values() for d in t.shape or ())
+    sizes = [parse(name) for name in names if isinstance(name, str)]
+    symbols = dict.fromkeys(s for size in sizes if isinstance(size, Dim) for s in size.symbols())
+    return {symbol: 2 + i for i, symbol in enumerate(symbols)}
