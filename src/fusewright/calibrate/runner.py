@@ -280,7 +280,6 @@ def _session_options(options: CalibrationOptions, folder: Path | None) -> ort.Se
     """Optimizations on: graph outputs are kept, and what feeds them differs by rounding only."""
     chosen = session_options(optimize=True)
     chosen.intra_op_num_threads = options.threads
-    chosen.enable_mem_reuse = True  # it runs often enough
     if folder is not None:
         chosen.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(folder.resolve())

@@ -41,8 +41,8 @@ def session_options(optimize: bool = True) -> ort.SessionOptions:
     # their cores (resnet20, 512 images, two busy cores: 2.9 s spinning, 1.6 s not, though the
     # median run takes 10 to 15 % longer).
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Planning which buffer to use again takes longer than it saves in a few runs (6,261 nodes of a
-    # raw Swin-T: 0.8 of the 0.9 s that opening takes); buffers are freed when read, either way.
+    # Planning which buffer to use again takes longer than it saves (6,261 nodes of a raw Swin-T:
+    # 0.8 of the 0.9 s that opening takes); buffers are freed when they are read, either way.
     options.enable_mem_reuse = False
     return options
 

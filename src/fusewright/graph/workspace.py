@@ -71,6 +71,13 @@ def refer_to(graph: gs.Graph, workspace: Workspace) -> None:
             tensor.data_location = None
 
 
+def store_large(graph: gs.Graph, workspace: Workspace) -> None:
+    """Moves what rewrites keep in memory to the workspace, where every later model finds it."""
+    for tensor in graph.tensors().values():
+        if isinstance(tensor, gs.Constant) and isinstance(tensor._values, np.ndarray):
+            workspace.put(tensor, tensor._values)
+
+
 def is_external(tensor: onnx.TensorProto) -> bool:
     """Whether the values lie in another file."""
     return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)

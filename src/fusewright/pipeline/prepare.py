@@ -22,7 +22,7 @@ from fusewright.graph.opset import (
 )
 from fusewright.graph.runnable import out_of_reach, runnable_part
 from fusewright.graph.session import naming
-from fusewright.graph.workspace import Workspace
+from fusewright.graph.workspace import Workspace, store_large
 from fusewright.match.matcher import Miss
 from fusewright.normalize import RULES, Outcome, Rule, normalize
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
@@ -66,6 +66,8 @@ class Preparation:
             model.sort(self.source.names)
             self._record(outcomes)
             count = sum(len(outcome.applied) for outcome in outcomes)
+            if self.workspace is not None:
+                store_large(model.graph, self.workspace)
             details.append(f"{count} rewrites, {len(model.graph.nodes)} nodes")
         return model
 
