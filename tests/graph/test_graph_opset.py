@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from fusewright import RandomSamples, optimize
 from fusewright.errors import ModelError
-from fusewright.graph.light import is_heavy, with_weights, without_weights
+from fusewright.graph.light import byte_size, is_heavy, with_weights, without_weights
 from fusewright.graph.opset import convert_opset
 from fusewright.graph.shapes import infer_shapes
 
@@ -153,3 +153,22 @@ def test_external_weights_are_never_read() -> None:
     infer_shapes(proto)
     (hidden,) = [v for v in proto.graph.value_info if v.name == "h"]
     assert [d.dim_value for d in hidden.type.tensor_type.shape.dim] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        ("FLOAT", 60),
+        ("BFLOAT16", 30),
+        ("INT8", 15),
+        ("FLOAT8E4M3FN", 15),
+        ("INT4", 8),
+        ("UINT4", 8),
+        ("FLOAT4E2M1", 8),
+        ("STRING", 0),
+    ],
+)
+def test_bytes_by_type(kind: str, size: int) -> None:
+    """Two values of four bits lie in one byte."""
+    tensor = onnx.TensorProto(dims=(3, 5), data_type=onnx.TensorProto.DataType.Value(kind))
+    assert byte_size(tensor) == size

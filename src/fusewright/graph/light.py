@@ -18,6 +18,11 @@ _ITEM_BITS = {
     kind: 8 * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
     for kind in onnx.helper.get_all_tensor_dtypes()
 }
+# ml_dtypes gives each value a byte; ONNX packs them.
+_PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
+_ITEM_BITS |= {
+    number: _PACKED[name] for name, number in onnx.TensorProto.DataType.items() if name in _PACKED
+}
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -66,7 +71,7 @@ def byte_size(tensor: onnx.TensorProto) -> int:
     """Bytes of a tensor's values, by its shape and type: protobuf's own count serializes them."""
     if tensor.data_type == onnx.TensorProto.STRING:
         return sum(len(text) for text in tensor.string_data)
-    return math.prod(tensor.dims) * _ITEM_BITS.get(tensor.data_type, 64) // 8
+    return -(-math.prod(tensor.dims) * _ITEM_BITS.get(tensor.data_type, 64) // 8)
 
 
 def stored_bytes(proto: onnx.ModelProto) -> int:

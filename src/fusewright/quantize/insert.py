@@ -172,18 +172,21 @@ def _float_source(dequantize: gs.Node) -> gs.Tensor | None:
 
 
 def _dequantized(node: gs.Node) -> np.ndarray | None:
-    quantized, scale = node.inputs[0].values, node.inputs[1].values
+    # Four-bit values that were loaded could not be written any more.
+    quantized, scale = peek(node.inputs[0]), peek(node.inputs[1])
     form = format_of(quantized.dtype)
     if form is None and quantized.dtype not in (np.uint8, np.int32):
         return None
     axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
     wide = np.int32 if form is None or quantized.dtype.kind == "i" else np.float32
     steps = quantized.astype(wide)
-    zero = node.inputs[2].values if len(node.inputs) > 2 else np.zeros((), quantized.dtype)
+    zero = peek(node.inputs[2]) if len(node.inputs) > 2 else np.zeros((), quantized.dtype)
     zero = zero.astype(wide)
     if block:
-        scale = np.repeat(scale, block, axis=axis)
-        zero = np.repeat(zero, block, axis=axis) if zero.ndim else zero
+        # The last block may be a part of one.
+        rows = np.arange(quantized.shape[axis]) // block
+        scale = np.take(scale, rows, axis)
+        zero = np.take(zero, rows, axis) if zero.ndim else zero
     elif scale.ndim == 1:
         shape = [1] * quantized.ndim
         shape[axis] = scale.size
