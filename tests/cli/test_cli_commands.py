@@ -85,6 +85,17 @@ def test_inspect_fits_the_terminal(width, cli, digits, monkeypatch):
         assert text in " ".join(outcome.out.split())
 
 
+def test_inspect_hints_in_one_line_and_all_of_them_when_verbose(cli, digits):
+    short, long = (" ".join(cli("inspect", digits, *v).out.split()) for v in ((), ("-v",)))
+    line, why = "quantizing seldom pays in 2 groups (-v: which)", "below 16 it seldom pays /conv1"
+    assert line in short and why not in short
+    assert line not in long and why in long and "32 and 10 input and output features" in long
+    groups = json.loads(cli("inspect", digits, "--json").out)["groups"]
+    assert [g["name"] for g in groups if "hint" in g] == ["/conv1/Conv", "/fc/Gemm"]
+    every = cli("inspect", digits, "--precision", "fp16").out
+    assert "seldom" not in every
+
+
 def test_inspect_json_is_only_json(cli, digits):
     outcome = cli("inspect", digits, "--json")
     data = json.loads(outcome.out)

@@ -40,7 +40,7 @@ def inspect(
     if json_flag:
         terminal.data(json_text(plan.to_dict()))
         return
-    terminal.show(plan_listing(plan, terminal.width))
+    terminal.show(plan_listing(plan, terminal.width, verbose))
     if verbose:
         misses = [(e.name, e.where, e.detail) for e in trace if e.what == "miss"]
         terminal.show(misses_listing(misses, terminal.width))

@@ -180,7 +180,7 @@ def _finish(
 
 def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Sequence[Any]:
     from fusewright.report import result_tables as tables
-    from fusewright.report.plan_tables import kinds_table
+    from fusewright.report.plan_tables import hint_lines, kinds_table
     from fusewright.report.text import section
 
     width = terminal.width - 2
@@ -189,7 +189,8 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
         how += f" by {settings['method']}"
     head = tables.headline(result.path, len(result.plan.groups), result.samples, how)
     parts = section(head)
-    parts += section("Groups by kind", kinds_table(result.plan))
+    hints = hint_lines(result.plan, width, terminal.verbose)
+    parts += section("Groups by kind", kinds_table(result.plan), *hints)
     parts += tables.heavy_section(result.heavy_ops(), width)
     smoothing = tables.smooth_lines(result.trace)
     if smoothing:
