@@ -96,6 +96,31 @@ def test_inspect_hints_in_one_line_and_all_of_them_when_verbose(cli, digits):
     assert "seldom" not in every
 
 
+@pytest.mark.parametrize(("io_types", "stored"), [("keep", 1), ("half", 10)])
+def test_the_types_of_the_interface(io_types, stored, cli, digits, calib, tmp_path):
+    out = tmp_path / "o.onnx"
+    outcome = cli(
+        "optimize", digits, "--calib", calib, "--samples", 8, "-o", out, "--io-types", io_types
+    )
+    assert outcome.code == 0
+    graph = onnx.load(out).graph
+    assert {v.type.tensor_type.elem_type for v in (*graph.input, *graph.output)} == {stored}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--io-types", "double"), "io types 'double' are not one of keep, half"),
+        (("--io-types", "half", "--precision", "int8"), "precision int8 has nothing in half"),
+    ],
+)
+def test_wrong_types_of_the_interface(arguments, said, cli, digits, calib, tmp_path):
+    out = tmp_path / "o.onnx"
+    outcome = cli("optimize", digits, "--calib", calib, "-o", out, *arguments)
+    assert outcome.code == 2 and said in outcome.err and not out.exists()
+    assert len(outcome.err.strip().splitlines()) == 1
+
+
 def test_inspect_json_is_only_json(cli, digits):
     outcome = cli("inspect", digits, "--json")
     data = json.loads(outcome.out)

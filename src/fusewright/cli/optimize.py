@@ -36,6 +36,7 @@ def optimize(
     precision: p.Precision = None,
     target: p.Target = "tensorrt",
     group_precision: p.GroupPrecision = None,
+    io_types: p.IoTypes = "keep",
     per_tensor_weights: Annotated[
         bool, typer.Option("--per-tensor-weights", help="One scale a weight, not one a channel.")
     ] = False,
@@ -111,6 +112,7 @@ def optimize(
         "precision": precision,
         "target": target,
         "group_precision": tuple(group_precision or ()),
+        "io_types": io_types,
         "per_tensor_weights": per_tensor_weights,
         "method": method,
         "smooth": smooth,

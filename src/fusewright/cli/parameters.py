@@ -53,6 +53,14 @@ Precision = Annotated[
         " Default int8+fp16 (int8 for TensorRT 8.6).",
     ),
 ]
+IoTypes = Annotated[
+    str,
+    typer.Option(
+        "--io-types",
+        metavar="keep|half",
+        help="Float inputs and outputs of the model stay as they are, or take the rest's type.",
+    ),
+]
 GroupPrecision = Annotated[
     list[str] | None,
     typer.Option(

@@ -104,7 +104,10 @@ class Options:
         if self.io_types not in IO_TYPES:
             raise UsageError(f"io types '{self.io_types}' are not one of {', '.join(IO_TYPES)}")
         if self.io_types == HALF and self.formats.rest == FP32:
-            raise UsageError(f"io types half: precision {self.formats.text} has nothing in half")
+            raise UsageError(
+                f"io types half: precision {self.formats.text} has nothing in half; take one with"
+                " a rest of fp16 or bf16"
+            )
         if self.verify_samples < 1:
             raise UsageError(f"{self.verify_samples} samples to verify with: at least 1 is needed")
         _ = self.calibration  # checks method, percentile and samples
