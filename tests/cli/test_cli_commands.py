@@ -121,6 +121,17 @@ def test_wrong_types_of_the_interface(arguments, said, cli, digits, calib, tmp_p
     assert len(outcome.err.strip().splitlines()) == 1
 
 
+def test_optimize_reports_the_half_rest(cli, digits, calib, tmp_path):
+    common = ("optimize", digits, "--calib", calib, "--samples", 8, "-o", tmp_path / "o.onnx")
+    text = " ".join(cli(*common).out.split())
+    assert "nodes in FP16 kept FP32: 1 spares a Cast" in text
+    assert "measured on an FP32 twin that rounds to FP16 after each op: onnxruntime's CPU" in text
+    trace = cli(*common, "-v").err
+    assert "precision  note    fp32  input_QuantizeLinear  spares a Cast" in trace
+    plain = cli(*common, "--precision", "int8").out
+    assert "Accuracy" in plain and "twin" not in plain and "FP16" not in plain
+
+
 def test_inspect_json_is_only_json(cli, digits):
     outcome = cli("inspect", digits, "--json")
     data = json.loads(outcome.out)

@@ -121,6 +121,23 @@ def test_int8_attention_is_float32_between_its_pairs(tmp_path: Path) -> None:
     assert sum("fuses no INT8 attention with BF16" in reason for reason in reasons) >= 12
 
 
+def test_a_rewritten_mask_is_no_node_kept_float32(tmp_path: Path) -> None:
+    net = Net()
+    mask = np.triu(np.full((6, 6), -1e9, np.float32), 1)
+    x = net.op("MatMul", net.input("x", 2, 6, 6), net.draw(6, 6))
+    path = tmp_path / "masked.onnx"
+    onnx.save(net.proto(net.op("Softmax", net.op("Add", x, mask, name="masked"), axis=-1)), path)
+    result = optimize(path, None, DATA, precision="fp16")
+    assert result.half is not None
+    assert list(result.half.rewritten()) == ["masked:1"]
+    notes = [event for event in result.trace if (event.stage, event.what) == ("precision", "note")]
+    (event,) = [event for event in notes if event.where == "masked:1"]
+    assert event.name == "rewrite" and "Softmax" in event.detail
+    kept = [event.where for event in notes if event.name == "fp32"]
+    assert kept == list(result.half.float_nodes)
+    assert result.overflows == ()
+
+
 def test_half_interface(path: Path) -> None:
     result = optimize(path, None, DATA, precision="fp16", io_types="half")
     interface = [*result.model.graph.input, *result.model.graph.output]

@@ -182,6 +182,7 @@ def _finish(
 
 def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Sequence[Any]:
     from fusewright.report import result_tables as tables
+    from fusewright.report.half_tables import half_section, measured_on
     from fusewright.report.plan_tables import hint_lines, kinds_table
     from fusewright.report.text import section
 
@@ -194,12 +195,15 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
     hints = hint_lines(result.plan, width, terminal.verbose)
     parts += section("Groups by kind", kinds_table(result.plan), *hints)
     parts += tables.heavy_section(result.heavy_ops(), width)
+    if result.half is not None:
+        parts += half_section(result.half, result.overflows, width, terminal.verbose)
     smoothing = tables.smooth_lines(result.trace)
     if smoothing:
         parts += section("SmoothQuant", *smoothing)
     if result.accuracy is not None:
         title = f"Accuracy against {result.plan.model.path}"
-        parts += section(title, tables.accuracy_table(result.accuracy, width))
+        how_measured = () if result.half is None else (measured_on(result.half.kind),)
+        parts += section(title, tables.accuracy_table(result.accuracy, width), *how_measured)
     parts += section("Cost", tables.cost_table(result.trace.seconds, result.peak_bytes))
     undone = tables.undone_lines(result.trace.undone())
     parts += section("Undone", *(undone or ("nothing: every rewrite kept the results",)))

@@ -50,6 +50,12 @@ class Result:
         """The written model against the original; None where both are float32."""
         return self.proofs.get("verify")
 
+    @property
+    def overflows(self) -> tuple[str, ...]:
+        """Half tensors of the written model that were not finite on a sample."""
+        events = (event for event in self.trace if event.what == "overflow")
+        return tuple(event.name for event in events)
+
     def heavy_ops(self) -> list[dict[str, Any]]:
         """Every heavy op with what was decided for it and why."""
         rows = []
@@ -71,6 +77,7 @@ class Result:
             "placement": [] if self.placement is None else self.placement.lines(),
             "ranges": None if self.ranges is None else self.ranges.to_dict(),
             "half": None if self.half is None else self.half.to_dict(),
+            "overflows": list(self.overflows),
             "proofs": {stage: proof.to_dict() for stage, proof in self.proofs.items()},
             "undone": [event.to_dict() for event in self.trace.undone()],
             "samples": self.samples,

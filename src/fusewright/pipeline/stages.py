@@ -179,8 +179,10 @@ def _set_half(plan: Plan, tensors: TensorRanges, job: Job) -> HalfPlan:
     )
     half = plan_half(plan.model.graph, tensors, job.options.formats.rest, options)
     apply_half(plan.model.graph, half, job.workspace)
-    for line in half.lines():
-        job.trace.add("precision", "note", "fp32", detail=line)
+    for node, why in half.float_nodes.items():
+        job.trace.add("precision", "note", "fp32", node, why)
+    for place, what in half.rewritten().items():
+        job.trace.add("precision", "note", "rewrite", place, what)
     return half
 
 

@@ -64,11 +64,14 @@ class HalfPlan:
     def lines(self) -> list[str]:
         """One text line for each node kept float32 and each rewritten read."""
         kept = [f"{name}: float32, {why}" for name, why in self.float_nodes.items()]
-        changed = [
-            f"{name}:{i}: magnitudes from {b.lowest:.3g} to {b.highest:.6g}, {b.why}"
+        return kept + [f"{place}: {what}" for place, what in self.rewritten().items()]
+
+    def rewritten(self) -> dict[str, str]:
+        """Each rewritten read as `node:position` → how and why."""
+        return {
+            f"{name}:{i}": f"magnitudes from {b.lowest:.3g} to {b.highest:.6g}, {b.why}"
             for (name, i), b in self.rewrites.items()
-        ]
-        return kept + changed
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, for the report."""
