@@ -24,7 +24,7 @@ from fusewright.graph.edit import Names, bypass, redirect, sweep
 from fusewright.graph.facts import Facts, Values, kind_of
 from fusewright.graph.model import Model
 from fusewright.graph.symbolic import propagate, write_shape, write_shapes
-from fusewright.graph.symbolic_layers import broadcast
+from fusewright.graph.symbolic.layers import broadcast
 from fusewright.graph.walk import STANDARD_DOMAINS, input_at, is_constant, producer
 
 

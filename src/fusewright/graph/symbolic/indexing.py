@@ -1,6 +1,6 @@
 """Shapes behind operators that pick elements by index, and of ranges: Slice, Gather, TopK.
 
-One function per operator, as in `symbolic_layers`.
+One function per operator, as in `layers`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.dims import Dim, Shape, Size, at_least, smaller
 from fusewright.graph.facts import Facts
-from fusewright.graph.symbolic_layers import ShapeFunction
+from fusewright.graph.symbolic.layers import ShapeFunction
 from fusewright.graph.walk import input_at
 
 # Exporters write the largest integer, or nearly, for "to the end".

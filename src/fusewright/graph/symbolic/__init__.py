@@ -15,8 +15,8 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.dims import Dim, Shape
 from fusewright.graph.facts import MOST_VALUES, Facts
 from fusewright.graph.model import Model
-from fusewright.graph.symbolic_shapes import shapes_of
-from fusewright.graph.symbolic_values import values_of
+from fusewright.graph.symbolic.shapes import shapes_of
+from fusewright.graph.symbolic.values import values_of
 from fusewright.graph.symbols import Symbols
 from fusewright.graph.walk import STANDARD_DOMAINS, toposort
 

@@ -1,6 +1,6 @@
 """Shapes behind operators that move elements, or make tensors of a computed size.
 
-One function per operator, as in `symbolic_layers` and `symbolic_indexing`, whose tables are part
+One function per operator, as in `layers` and `indexing`, whose tables are part
 of this one.
 """
 
@@ -13,8 +13,8 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.dims import Shape, Size, quotient
 from fusewright.graph.facts import Facts, product
-from fusewright.graph.symbolic_indexing import INDEXING
-from fusewright.graph.symbolic_layers import (
+from fusewright.graph.symbolic.indexing import INDEXING
+from fusewright.graph.symbolic.layers import (
     LAYERS,
     ShapeFunction,
     broadcast,

@@ -16,7 +16,7 @@ import onnx.helper
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.facts import MOST_VALUES, Facts, Values, as_values, product
-from fusewright.graph.symbolic_elements import (
+from fusewright.graph.symbolic.elements import (
     BINARY,
     UNARY,
     c_remainder,
