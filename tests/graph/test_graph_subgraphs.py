@@ -125,3 +125,12 @@ def test_a_captured_tensor_has_one_pair_and_its_subgraph_reads_float(tmp_path: P
     assert [s.tensor for s in result.placement.activations] == ["x", x]
     (body,) = _bodies(result.model, "Loop")
     assert ("Add", ["carried", x]) in body
+
+
+def test_a_file_whose_only_large_weight_is_in_a_branch_is_whole(tmp_path: Path) -> None:
+    """It lies in the job's folder on the way, as those of the main graph do."""
+    net = Net()
+    proto = net.proto(net.op("Relu", _if(net, net.input("x", 2, 8, 8, 8))))
+    _optimized(proto, tmp_path)
+    written = onnx.load(tmp_path / "out.onnx")
+    assert_equal(proto, written, None, 1e-3)

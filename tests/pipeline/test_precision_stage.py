@@ -119,6 +119,18 @@ def test_int8_attention_is_float32_between_its_pairs(tmp_path: Path) -> None:
     }  # the model's output
     reasons = [event.detail for event in result.trace if event.stage == "precision"]
     assert sum("fuses no INT8 attention with BF16" in reason for reason in reasons) >= 12
+def test_around_a_sequence(tmp_path: Path) -> None:
+    net, path = Net(), tmp_path / "sequence.onnx"
+    parts = net.op("SplitToSequence", net.conv(net.input("x", 2, 4, 8, 8), 8, 4), axis=1)
+    y = net.op("ConcatFromSequence", parts, axis=1)
+    onnx.save(net.proto(net.conv(y, 8, 8)), path)
+    result = optimize(path, None, DATA)
+    assert result.placement is not None
+    assert len(result.placement.weights) == 2
+    assert result.half is not None
+    assert result.half.half_nodes
+    assert result.accuracy is not None
+    assert result.accuracy.worst.sqnr_db > 30
 
 
 def test_a_rewritten_mask_is_no_node_kept_float32(tmp_path: Path) -> None:

@@ -102,3 +102,12 @@ def test_types_that_rewrites_left_open_are_told_from_schemas() -> None:
     types = ElementTypes(gs.Graph(nodes, [x, count], open_ones, opset=17))
     found = [types.of(t) for t in open_ones]
     assert found == [FLOAT, onnx_type(np.bool_), FLOAT, onnx_type(np.int64), None]
+
+
+def test_a_sequence_of_floats_is_no_float_tensor() -> None:
+    x = gs.Variable("x", np.float32, [2, 3])
+    parts = gs.Variable("parts", np.float32, type="sequence_type")
+    node = gs.Node("SplitToSequence", "a", {"axis": 1}, [x], [parts])
+    types = ElementTypes(gs.Graph([node], [x], [parts], opset=17))
+    assert types.of(parts) is None
+    assert slots_of(node, types, 17, KINDS["fp16"]) == Slots((), (), (0,))

@@ -85,6 +85,5 @@ def is_external(tensor: onnx.TensorProto) -> bool:
 
 def embed(proto: onnx.ModelProto, workspace: Workspace) -> onnx.ModelProto:
     """Puts the weights of the workspace into the model, in place."""
-    if any(is_external(tensor) for tensor in proto.graph.initializer):
-        load_external_data_for_model(proto, str(workspace.folder))
+    load_external_data_for_model(proto, str(workspace.folder))
     return proto

@@ -14,6 +14,7 @@ from fusewright.graph.walk import STANDARD_DOMAINS, attribute, is_constant, topo
 from fusewright.precision.kinds import HalfKind
 
 FLOAT = onnx.TensorProto.FLOAT
+_TENSOR = "tensor_type"
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 # Their float outputs have no input to take the type from, or none that a schema ties to it.
 _RIGID_OPS = frozenset(
@@ -75,6 +76,8 @@ class ElementTypes:
 
     def of(self, tensor: gs.Tensor) -> int | None:
         """The tensor's type; None where nothing tells it."""
+        if getattr(tensor, "type", _TENSOR) != _TENSOR:  # a sequence has an element type too
+            return None
         if id(tensor) in self._found:
             return self._found[id(tensor)]
         if tensor.is_empty() or tensor.dtype is None:
