@@ -6,6 +6,7 @@ import random
 import sys
 import time
 
+import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
@@ -122,6 +123,7 @@ def test_scalar_of_one_element_of_any_rank() -> None:
         (np.float32(2), 2.0),
         (np.full((1, 1, 1), 3, np.int64), 3.0),
         (np.array([True]), 1.0),
+        (np.array([0.5], ml_dtypes.bfloat16), 0.5),
         (np.ones(2, np.float32), None),
         (np.array([1j]), None),
     ):

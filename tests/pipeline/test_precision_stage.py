@@ -119,6 +119,8 @@ def test_int8_attention_is_float32_between_its_pairs(tmp_path: Path) -> None:
     }  # the model's output
     reasons = [event.detail for event in result.trace if event.stage == "precision"]
     assert sum("fuses no INT8 attention with BF16" in reason for reason in reasons) >= 12
+
+
 def test_around_a_sequence(tmp_path: Path) -> None:
     net, path = Net(), tmp_path / "sequence.onnx"
     parts = net.op("SplitToSequence", net.conv(net.input("x", 2, 4, 8, 8), 8, 4), axis=1)
@@ -148,6 +150,20 @@ def test_a_rewritten_mask_is_no_node_kept_float32(tmp_path: Path) -> None:
     kept = [event.where for event in notes if event.name == "fp32"]
     assert kept == list(result.half.float_nodes)
     assert result.overflows == ()
+
+
+@pytest.mark.parametrize("precision", ["int8+fp16", "int8+bf16"])
+def test_a_padded_shortcut_stays_in_int8(tmp_path: Path, precision: str) -> None:
+    """A resnet20 of CIFAR: its shortcut pads the channels, with a zero in the rest's type."""
+    net, path = Net(), tmp_path / "shortcut.onnx"
+    x = net.op("Relu", net.conv(net.input("x", 2, 4, 8, 8), 8, 4))
+    pads = net.store([0, 4, 0, 0, 0, 4, 0, 0], dtype=np.int64)
+    padded = net.op("Pad", x, pads, net.store(0.0))
+    y = net.op("Relu", net.op("Add", net.conv(x, 16, 8), padded))
+    onnx.save(net.proto(net.conv(y, 8, 16)), path)
+    result = optimize(path, None, DATA, precision=precision)
+    assert result.placement is not None
+    assert len(result.placement.activations) == 3
 
 
 def test_half_interface(path: Path) -> None:

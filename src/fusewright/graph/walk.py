@@ -10,6 +10,7 @@ from functools import lru_cache
 from heapq import heappop, heappush
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -46,7 +47,8 @@ def scalar(tensor: gs.Tensor) -> float | None:
     if not is_constant(tensor) or int(np.prod(tensor.shape, dtype=np.int64)) != 1:
         return None
     array = values(tensor)
-    return float(array.reshape(-1)[0]) if array.dtype.kind in "fiub" else None
+    known = array.dtype.kind in "fiub" or array.dtype == ml_dtypes.bfloat16
+    return float(array.reshape(-1)[0]) if known else None
 
 
 def input_at(node: gs.Node, index: int) -> gs.Tensor | None:
