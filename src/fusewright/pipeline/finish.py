@@ -15,6 +15,7 @@ from fusewright.pipeline.looking import channel_maxima
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
+from fusewright.pipeline.searching import find_judge, search
 from fusewright.pipeline.smoothing import smooth
 from fusewright.pipeline.stages import (
     Job,
@@ -25,7 +26,7 @@ from fusewright.pipeline.stages import (
     watch_samples,
 )
 from fusewright.pipeline.trace import peak_memory
-from fusewright.plan.plan import Plan
+from fusewright.plan.plan import OFF, Plan
 from fusewright.quantize.placement import place
 
 
@@ -48,6 +49,7 @@ def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
 
 
 def _through(plan: Plan, job: Job, target: Path | None) -> Result:
+    judge = None if job.options.search == OFF else find_judge(job.options)
     maxima = channel_maxima(plan, job)
     smooth(plan, job, maxima)
     balance(plan, job, maxima)
@@ -58,12 +60,15 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
     # The proof keeps the core busy that Python, or opening a session, leaves idle.
     with ThreadPoolExecutor(max_workers=1) as side:
         collapsed = runnable(proto, job.source) if job.proof.deferred else None
-        if collapsed is not None and job.samples.come_once:  # not to be seen again if it fails
+        # Not to be seen again, or searched for again, if it fails.
+        if collapsed is not None and (job.samples.come_once or judge):
             job.proof.settle(job.proof.reference.compare(collapsed))
             collapsed = None
         seen = watch_samples(plan, placement, job)
         proven = side.submit(job.proof.reference.compare, collapsed) if collapsed else None
-        half = None
+        half = searched = None
+        if seen is not None and judge is not None:
+            placement, seen, searched = search(plan, groups, seen, job, judge, target)
         if seen is not None:
             round_int4(plan, in_four_bits, job)
             half = set_types(plan, placement, seen, job)
@@ -92,5 +97,6 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         job.trace,
         0 if seen is None else seen.samples,
         peak_memory(),
-        (*plan.model.notes, *job.samples.notes),
+        (*plan.model.notes, *job.samples.notes, *(() if searched is None else searched.lines())),
+        searched,
     )

@@ -11,7 +11,7 @@ from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
 from fusewright.plan.file import formats_in
-from fusewright.plan.plan import AUTO, BLOCK_SIZE, Smooth, smooth_setting
+from fusewright.plan.plan import AUTO, BLOCK_SIZE, OFF, Smooth, smooth_setting
 from fusewright.quantize.int4.blocks import check_block
 from fusewright.quantize.int4.weights import GPTQ, Int4Settings
 from fusewright.target import FORMATS, Precision, Target, find_target
@@ -20,6 +20,7 @@ from fusewright.target.precision import BF16, INT8
 from fusewright.target.precision import FP32 as FP32
 
 KEEP, HALF = "keep", "half"
+SEARCHES = (OFF, "plan", "latency")
 IO_TYPES = (KEEP, HALF)
 ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
@@ -55,6 +56,11 @@ class Options:
         block_size: rows of an INT4 weight that share a scale, at most: 128, 64 or 32.
         io_types: `keep`, or `half`: float inputs and outputs of the model take the rest's type.
         int8_residual: the residual stream of a transformer in INT8 too.
+        search: `off`; `plan`: try other placements on TensorRT-RTX's builder and keep what has
+            fewer kernels and bytes; `latency`: the same on measured time.
+        search_budget: seconds that its builds may take.
+        search_journal: file that remembers its trials, so that a second run need not repeat them;
+            without it they are kept beside the output, as `<output>.search.jsonl`.
         plan: a plan file to apply instead of deciding anew; excludes `exclude` and `include`.
     """
 
@@ -78,6 +84,9 @@ class Options:
     int8_residual: bool = False
     int4_method: str = GPTQ
     block_size: int = BLOCK_SIZE
+    search: str = OFF
+    search_budget: float = 600.0
+    search_journal: str | Path | None = None
     io_types: str = KEEP
     plan: str | Path | None = None
 
@@ -108,9 +117,21 @@ class Options:
                 f"io types half: precision {self.formats.text} has nothing in half; take one with"
                 " a rest of fp16 or bf16"
             )
+        self._check_search()
         if self.verify_samples < 1:
             raise UsageError(f"{self.verify_samples} samples to verify with: at least 1 is needed")
         _ = self.calibration  # checks method, percentile and samples
+
+    def _check_search(self) -> None:
+        if self.search not in SEARCHES:
+            raise UsageError(f"search '{self.search}' is not one of {', '.join(SEARCHES)}")
+        if self.search_budget <= 0:
+            raise UsageError(f"a search budget of {self.search_budget:g} s: it has to be above 0")
+        if self.search == OFF and self.search_journal is not None:
+            raise UsageError("a search journal without a search: add --search plan")
+        quantized = self.formats.quantized
+        if self.search != OFF and (quantized is None or FORMATS[quantized].weights_only):
+            raise UsageError(f"--search: precision {self.formats.text} has no Q/DQ pairs to place")
 
     @property
     def formats(self) -> Precision:

@@ -13,6 +13,7 @@ from fusewright.pipeline.trace import Trace
 from fusewright.plan.plan import HEAVY_OPS, Plan
 from fusewright.precision import HalfPlan
 from fusewright.quantize.placement import Placement
+from fusewright.search import SearchResult
 from fusewright.verify import Comparison
 
 
@@ -29,6 +30,7 @@ class Result:
         half: what became half and what stayed float32, where the rest is half.
         proofs: comparison with the original by stage; `verify` holds the accuracy.
         trace: every pass, match and miss, in order.
+        search: what was tried on the builder; None where nothing was.
         samples: how many samples calibrated it.
         peak_bytes: largest memory of the process.
     """
@@ -44,6 +46,7 @@ class Result:
     samples: int = 0
     peak_bytes: int = 0
     notes: tuple[str, ...] = field(default_factory=tuple)
+    search: SearchResult | None = None
 
     @property
     def accuracy(self) -> Comparison | None:
@@ -78,6 +81,7 @@ class Result:
             "ranges": None if self.ranges is None else self.ranges.to_dict(),
             "half": None if self.half is None else self.half.to_dict(),
             "overflows": list(self.overflows),
+            "search": None if self.search is None else self.search.to_dict(),
             "proofs": {stage: proof.to_dict() for stage, proof in self.proofs.items()},
             "undone": [event.to_dict() for event in self.trace.undone()],
             "samples": self.samples,

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from fusewright.calibrate import Ranges, Samples
-from fusewright.calibrate.runner import begin, watch
+from fusewright.calibrate.runner import Observations, begin, watch
 from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source
@@ -21,7 +21,7 @@ from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import Proof
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.collapse import collapse
-from fusewright.plan.plan import Group, Plan
+from fusewright.plan.plan import OFF, Group, Plan
 from fusewright.precision import (
     HalfOptions,
     HalfPlan,
@@ -37,6 +37,7 @@ from fusewright.quantize.between import kept_float
 from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement
+from fusewright.search import observed
 from fusewright.verify import Comparison
 
 _HALF = (np.float16, ml_dtypes.bfloat16)
@@ -102,11 +103,13 @@ class Seen:
     Attributes:
         ranges: of the scales; None where nothing is quantized.
         tensors: of every float tensor, where the rest is to be half.
+        parts: every tensor that some placement may observe, by itself, where one is searched for.
     """
 
     ranges: Ranges | None
     tensors: TensorRanges | None
     samples: int
+    parts: Observations | None = None
 
 
 def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
@@ -123,7 +126,9 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
     with job.trace.stage("calibrate") as details:
         graph = plan.model.graph
         proto = runnable(to_proto(graph), job.source)
-        seen, watching = begin(placement.observe, options)
+        searches = job.options.search != OFF
+        sites = {name: (name,) for name in observed(plan)} if searches else placement.observe
+        seen, watching = begin(sites, options)
         probe = None if rest == FP32 else Probe(proto, what_to_measure(graph, rest))
         for name, more in ({} if probe is None else probe.watchers).items():
             watching.setdefault(name, []).extend(more)
@@ -137,10 +142,10 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
                 options,
                 progress=lambda done: job.trace.watcher.samples(done, expected),
             )
-        details.append(f"{len(placement.observe)} scales, {seen.samples} samples")
-        ranges = seen.ranges(options) if placement.activations else None
+        details.append(f"{len(sites)} scales, {seen.samples} samples")
+        ranges = seen.ranges(options) if placement.activations and not searches else None
         tensors = None if probe is None else probe.ranges(seen.samples)
-    return Seen(ranges, tensors, seen.samples)
+    return Seen(ranges, tensors, seen.samples, seen if searches else None)
 
 
 def with_outputs(proto: onnx.ModelProto, wanted: Iterable[str]) -> onnx.ModelProto:

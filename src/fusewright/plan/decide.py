@@ -103,7 +103,7 @@ def _asked(plan: Plan, requests: Sequence[str], nodes: dict[str, gs.Node]) -> di
         lacking = plan.target.lacks(decision) if decision != FLOAT else None
         if lacking is not None:
             raise UsageError(f"{option}: {lacking}")
-        hits = _matched(plan, pattern)
+        hits = matched(plan, pattern)
         if not hits:
             raise UsageError(f"{option} matches no group")
         problems = [
@@ -217,7 +217,7 @@ def _contract(group: Group, plan: Plan) -> str:
 def _matching(plan: Plan, patterns: Sequence[str], option: str) -> dict[int, str]:
     found: dict[int, str] = {}
     for pattern in patterns:
-        hits = _matched(plan, pattern)
+        hits = matched(plan, pattern)
         if not hits and not any(_matches(pattern, (u.op,), (u.name,)) for u in plan.unclaimed):
             raise UsageError(f"{option} '{pattern}' matches no group, node or operator")
         for group in hits:
@@ -225,7 +225,8 @@ def _matching(plan: Plan, patterns: Sequence[str], option: str) -> dict[int, str
     return found
 
 
-def _matched(plan: Plan, pattern: str) -> list[Group]:
+def matched(plan: Plan, pattern: str) -> list[Group]:
+    """The groups that a pattern of `Rules` names."""
     return [g for g in plan.groups if _matches(pattern, _types(g, plan), (g.name, *g.nodes))]
 
 

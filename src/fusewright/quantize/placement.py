@@ -9,6 +9,7 @@ neither pair moves further.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import onnx_graphsurgeon as gs
@@ -120,11 +121,12 @@ class _Scales:
         self._parent[self.find(second)] = self.find(first)
 
 
-def place(plan: Plan, int8_residual: bool = False) -> Placement:
+def place(plan: Plan, int8_residual: bool | Collection[str] = False) -> Placement:
     """Sites of the plan's quantized groups on its normalized graph.
 
     Args:
-        int8_residual: the residual stream between norms and sums too, in the commonest format.
+        int8_residual: the residual stream between norms and sums too, in the commonest format; or
+            those of its tensors that are named.
     """
     if not any(group.is_quantized for group in plan.groups):
         return Placement((), (), {})
@@ -134,7 +136,7 @@ def place(plan: Plan, int8_residual: bool = False) -> Placement:
     fixed: dict[str, float] = {}
     for name in formats_of(plan.groups):
         placing = _Placing(plan, nodes, name, taken=frozenset((*observe, *fixed)))
-        placing.run(int8_residual and not sites)
+        placing.run(int8_residual if not sites else False)
         sites += placing.sites
         observe |= placing.observe
         fixed |= placing.fixed
@@ -162,7 +164,7 @@ class _Placing:
         self.observe: dict[str, set[str]] = defaultdict(set)
         self.fixed: dict[str, float] = {}
 
-    def run(self, residual: bool) -> None:
+    def run(self, residual: bool | Collection[str]) -> None:
         plan, graph, nodes = self._plan, self._plan.model.graph, self._nodes
         owned = {
             id(nodes[m])
@@ -172,7 +174,9 @@ class _Placing:
         }
         demanded = demanded_edges(self._groups, nodes)
         if residual:
-            demanded |= residual_edges(plan, demanded)
+            stream = residual_edges(plan, demanded)
+            named = None if residual is True else frozenset(residual)
+            demanded |= {e: t for e, t in stream.items() if named is None or t.name in named}
         edges = dict(demanded)
         for node in reversed(graph.nodes):
             if id(node) not in owned:

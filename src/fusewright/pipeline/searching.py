@@ -1,0 +1,160 @@
+"""The stage that tries other placements on the builder, and what it makes them with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+import fusewright
+from fusewright.engine.backend import find_backend
+from fusewright.engine.build import BuildOptions
+from fusewright.graph.save import save
+from fusewright.graph.workspace import Workspace
+from fusewright.pipeline.options import Options
+from fusewright.pipeline.stages import Job, Seen, collapsed_proto, measure, set_types
+from fusewright.pipeline.trace import Trace
+from fusewright.plan.collapse import collapse
+from fusewright.plan.decide import matched
+from fusewright.plan.plan import Group, Plan
+from fusewright.precision import HalfPlan
+from fusewright.quantize.placement import Placement
+from fusewright.search import (
+    Journal,
+    Judge,
+    Scales,
+    SearchOptions,
+    SearchResult,
+    latency_judge,
+    plan_judge,
+    search_placement,
+)
+from fusewright.verify import Comparison
+
+LATENCY = "latency"
+JOURNAL_SUFFIX = ".search.jsonl"
+"""Of the journal that is kept beside an output."""
+
+
+def find_judge(options: Options) -> Judge:
+    """The judge that is asked for.
+
+    Raises:
+        EngineError: what it builds with is not there.
+    """
+    shapes = {name: (best, best, best) for name, (_, best, _) in options.shapes.items()}
+    if options.search == LATENCY:
+        return latency_judge(BuildOptions(shapes=shapes))
+    return plan_judge(BuildOptions(shapes=shapes, sm=_buildable(options.build_target.sm)))
+
+
+def search(
+    plan: Plan, groups: list[Group], seen: Seen, job: Job, judge: Judge, target: Path | None
+) -> tuple[Placement, Seen, SearchResult]:
+    """Sets the plan to the best placement found; its pairs, their ranges, and what was tried.
+
+    Args:
+        plan: as the rules decided it; its graph is still float.
+        groups: that are collapsed.
+        seen: with `parts`, every tensor that a placement may observe.
+        job: what is asked for.
+        judge: says what a placement costs.
+        target: the output, where there is one: the journal is kept beside it.
+
+    Raises:
+        EngineError: the rules' own placement does not build.
+    """
+    assert seen.parts is not None
+    options = job.options
+    scales = Scales(seen.parts, options.calibration)
+    beside = None if target is None else target.with_name(target.name + JOURNAL_SUFFIX)
+    path = beside if options.search_journal is None else Path(options.search_journal)
+    journal = Journal(path, _context(plan, judge, scales, options))
+    fixed = {g.name for pattern in _decided_by_user(options) for g in matched(plan, pattern)}
+    asked = SearchOptions(
+        options.search_budget, int8_residual=options.int8_residual, fixed=frozenset(fixed)
+    )
+    with job.trace.stage("search") as details:
+        workshop = _Workshop(plan, groups, scales, seen, job)
+        result = search_placement(plan, workshop, judge, journal, asked)
+        for line in result.lines():
+            job.trace.add("search", "note", detail=line)
+        details.append(result.headline)
+    return result.placement, replace(seen, ranges=scales.ranges(result.placement)), result
+
+
+def _decided_by_user(options: Options) -> list[str]:
+    asked = [request.rpartition("=")[0] for request in options.group_precision]
+    return [*asked, *options.include]
+
+
+def _buildable(sm: int | None) -> int | None:
+    """The target's SM where TensorRT-RTX builds for it; elsewhere its own choice of SMs."""
+    module = find_backend("tensorrt_rtx").module
+    known = getattr(getattr(module, "ComputeCapability", None), "__members__", {})
+    return sm if f"SM{sm}" in known else None
+
+
+def _context(plan: Plan, judge: Judge, scales: Scales, options: Options) -> str:
+    """What figures of one placement depend on beside it."""
+    collapsed = (options.flat, [(g.kind, g.name, g.apply) for g in plan.groups])
+    parts = (fusewright.__version__, plan.model.fingerprint, options.formats.text, options.io_types)
+    verified = (options.verify_samples, str(options.smooth), options.balance)
+    shapes = sorted((name, ranges) for name, ranges in options.shapes.items())
+    text = json.dumps(
+        [parts, verified, shapes, judge.name, scales.digest(), str(plan.target), collapsed]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class _Held(Workspace):
+    """A job's folder to read from; what a trial stores stays in memory and goes with it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, tensor: gs.Constant, values: np.ndarray) -> None:
+        tensor.values = values
+
+
+@dataclass(frozen=True)
+class _Made:
+    path: Path
+    proto: onnx.ModelProto
+    half: HalfPlan | None
+    job: Job
+
+    def compare(self) -> Comparison:
+        return measure(self.proto, self.half, self.job)
+
+
+class _Workshop:
+    """Makes models of a plan's placements, beside the plan: its graph stays as it is."""
+
+    def __init__(
+        self, plan: Plan, groups: list[Group], scales: Scales, seen: Seen, job: Job
+    ) -> None:
+        self._plan, self._groups, self._scales, self._seen = plan, groups, scales, seen
+        # Trials leave no trace of their own.
+        self._job = replace(job, trace=Trace(), workspace=_Held(job.workspace.folder))
+
+    @contextmanager
+    def make(self, placement: Placement) -> Iterator[_Made]:
+        copied = collapse(self._plan.model.graph, self._plan, ())
+        plan = replace(self._plan, model=replace(self._plan.model, graph=copied))
+        seen = replace(self._seen, ranges=self._scales.ranges(placement))
+        half = set_types(plan, placement, seen, self._job)
+        proto = collapsed_proto(plan, self._groups)
+        path = self._job.workspace.folder / "trial.onnx"
+        save(proto, path)
+        try:
+            yield _Made(path, proto, half, self._job)
+        finally:
+            path.unlink(missing_ok=True)
