@@ -39,10 +39,13 @@ def _of_node(node: gs.Node) -> int:
     first, second = node.inputs[0], node.inputs[1]
     if node.op == "ConvTranspose":  # each element of the input meets the weights of its channel
         return size(first.shape) * size(second.shape[1:])
-    written = size(node.outputs[0].shape)
     if node.op == "Conv":
-        return written * size(second.shape[1:])
-    return written * _depth(node)
+        return size(node.outputs[0].shape) * size(second.shape[1:])
+    depth = _depth(node)
+    if node.outputs[0].shape is not None:
+        return size(node.outputs[0].shape) * depth
+    # A rewrite left no shape: rows times depth, times columns.
+    return max(size(first.shape), depth) * max(size(second.shape) // depth, 1)
 
 
 def _depth(node: gs.Node) -> int:

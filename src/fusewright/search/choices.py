@@ -8,7 +8,7 @@ from functools import cached_property
 
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.layout import data_readers, region_behind
+from fusewright.graph.layout import Region, data_readers, region_behind
 from fusewright.graph.walk import producer
 from fusewright.plan.limits import layer_of
 from fusewright.plan.plan import FLOAT, Group, Plan, node_index
@@ -92,12 +92,11 @@ class _Scene:
         layers = (layer_of(group, self.nodes) for group in self.plan.groups)
         return frozenset(id(node) for node in layers if node is not None)
 
-    def read(self, group: Group) -> list[gs.Tensor]:
-        """The tensors whose values its pairs round, behind whatever only moves them."""
+    def behind(self, group: Group) -> Region:
+        """What moves the tensors that its pairs round, and where they come from."""
         names = {group.inputs[i] for i in group.inputs_to_quantize}
         read = (t for m in group.members for t in self.nodes[m].inputs if t.name in names)
-        opset = self.plan.model.opset
-        return [source for t in read for source in region_behind([t], opset).sources]
+        return region_behind(list(read), self.plan.model.opset)
 
 
 def _families(scene: _Scene) -> Iterator[Choice]:
@@ -107,7 +106,7 @@ def _families(scene: _Scene) -> Iterator[Choice]:
         ("the last layer", _is_last),
         (f"convolutions of less than {_FEW_CHANNELS} channels", _has_few_channels),
         ("layers behind pooling or Resize", lambda g, s: _is_behind(g, s, _POOLS)),
-        ("layers behind Concat", lambda g, s: _reads_concat(g, s)),
+        ("layers behind Concat", _reads_concat),
         ("layers behind a norm", lambda g, s: _is_behind(g, s, _NORMS)),
         ("attention", lambda g, s: "head_size" in g.details),
     )
@@ -182,7 +181,8 @@ def _on_one_element(group: Group, scene: _Scene) -> bool:
 
 
 def _is_first(group: Group, scene: _Scene) -> bool:
-    return bool(group.spec.weights) and any(id(t) in scene.inputs for t in scene.read(group))
+    sources = scene.behind(group).sources
+    return bool(group.spec.weights) and any(id(t) in scene.inputs for t in sources)
 
 
 def _is_last(group: Group, scene: _Scene) -> bool:
@@ -214,12 +214,14 @@ def _has_few_channels(group: Group, scene: _Scene) -> bool:
 def _is_behind(group: Group, scene: _Scene, ops: frozenset[str]) -> bool:
     if not group.spec.weights:
         return False
-    makers = (producer(t) for t in scene.read(group))
+    makers = (producer(t) for t in scene.behind(group).sources)
     return any(node is not None and node.op in ops for node in makers)
 
 
 def _reads_concat(group: Group, scene: _Scene) -> bool:
-    return bool(group.spec.weights) and len(scene.read(group)) > len(group.inputs_to_quantize)
+    region = scene.behind(group)
+    joins = len(region.sources) > 1 and any(node.op == "Concat" for node in region.nodes)
+    return bool(group.spec.weights) and joins
 
 
 def _named(names: tuple[str, ...]) -> str:
