@@ -75,6 +75,29 @@ def optimize(
         bool,
         typer.Option("--int8-residual", help="A transformer's residual stream in INT8 too."),
     ] = False,
+    search: Annotated[
+        str,
+        typer.Option(
+            "--search",
+            metavar="BY",
+            help="Try other placements and keep the best: plan (kernels and bytes of TensorRT-RTX's"
+            " plan, on a CPU), latency (measured by trtexec), or off.",
+        ),
+    ] = "off",
+    search_budget: Annotated[
+        float | None,
+        typer.Option(
+            "--search-budget", metavar="SECONDS", help="That its builds may take; default 600."
+        ),
+    ] = None,
+    search_journal: Annotated[
+        Path | None,
+        typer.Option(
+            "--search-journal",
+            metavar="FILE",
+            help="Where its trials are kept for a next run; default OUT.onnx.search.jsonl.",
+        ),
+    ] = None,
     verify_samples: Annotated[
         int, typer.Option("--verify-samples", help="Samples that every rewrite is proven on.")
     ] = 4,
@@ -105,6 +128,7 @@ def optimize(
     count = (samples or p.RANDOM_SAMPLES) if random_data else None
     data = open_data(calib, "--calib", count, ranges)
     outputs = {"--output": output, "--json": json_file, "--build": build}
+    outputs["--search-journal"] = search_journal
     sources = {"the input file": model, "the calibration data": data, "the plan": plan}
     check_targets(outputs, sources)
     settings: dict[str, Any] = {
@@ -125,6 +149,9 @@ def optimize(
         "int8_residual": int8_residual,
         "int4_method": int4_method,
         "block_size": block_size,
+        "search": search,
+        "search_budget": search_budget,
+        "search_journal": search_journal,
         "verify_samples": verify_samples,
         "strict": strict,
         "images": parse_images((mean, std, size, layout, color, scale), calib),
@@ -142,6 +169,10 @@ def _settle(settings: dict[str, Any]) -> None:
         del settings["percentile"]
     elif method != "percentile":
         raise UsageError(f"--percentile is for --method percentile, not {method}")
+    if settings["search_budget"] is None:
+        del settings["search_budget"]
+    elif settings["search"] == "off":
+        raise UsageError("--search-budget without a search: add --search plan")
 
 
 def _run(
@@ -207,6 +238,8 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
     parts += section("Cost", tables.cost_table(result.trace.seconds, result.peak_bytes))
     undone = tables.undone_lines(result.trace.undone())
     parts += section("Undone", *(undone or ("nothing: every rewrite kept the results",)))
+    if result.search is not None:
+        parts += section("Search", *result.search.lines())
     if result.notes:
         parts += section("Notes", *result.notes)
     return parts

@@ -97,6 +97,6 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         job.trace,
         0 if seen is None else seen.samples,
         peak_memory(),
-        (*plan.model.notes, *job.samples.notes, *(() if searched is None else searched.lines())),
+        (*plan.model.notes, *job.samples.notes),
         searched,
     )
