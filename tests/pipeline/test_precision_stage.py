@@ -13,7 +13,7 @@ import pytest
 from building import Net
 from onnx import TensorProto
 
-from fusewright import RandomSamples, optimize
+from fusewright import RandomSamples, inspect, optimize
 from fusewright.errors import UsageError
 from fusewright.pipeline import Result
 
@@ -191,3 +191,17 @@ def test_the_opset_that_half_scales_need(path: Path) -> None:
     for precision, least in (("int8", 13), ("fp16", 13), ("int8+fp16", 19)):
         result = optimize(path, None, DATA, precision=precision)
         assert result.plan.model.opset >= least
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8+fp16", "int8+bf16"])
+@pytest.mark.parametrize("flat", [False, True], ids=["collapsed", "flat"])
+def test_what_was_written_can_be_inspected(
+    path: Path, tmp_path: Path, precision: str, flat: bool
+) -> None:
+    out = tmp_path / "out.onnx"
+    result = optimize(path, out, DATA, precision=precision, flat=flat)
+    plan = inspect(out)
+    assert plan.counts() == result.plan.counts()
+    assert {g.name: g.is_quantized for g in plan.groups} == {
+        g.name: g.is_quantized for g in result.plan.groups
+    }

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 from fusewright.calibrate import ImageOptions, open_samples
 from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
+from fusewright.graph.half import holds_bfloat16, widened
 from fusewright.graph.load import Source, load_weights, read_source
 from fusewright.graph.model import Model
 from fusewright.graph.walk import producer
@@ -47,9 +48,14 @@ def inspect(
         FusewrightError: with one line that names the culprit.
     """
     options = Options().with_settings(settings)
-    source, reads, formats = _without_pairs(read_source(model))
+    file = read_source(model)
+    readable = _readable(file)
+    source, reads, formats = _without_pairs(readable)
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)
+    if readable is not file and not reads:
+        for group in plan.groups:
+            group.decision, group.reason = FLOAT, "BF16; quantizing starts from float32"
     if reads:
         reads = _by_normalized_name(reads, plan.model)
         formats = {
@@ -122,6 +128,14 @@ def _require_same_interface(first: Source, second: Source) -> None:
                 f"{second.path}: its {what} are {', '.join(others)}, those of {first.path} are"
                 f" {', '.join(names)}"
             )
+
+
+def _readable(source: Source) -> Source:
+    """The file, in float32 where it has BF16, which onnxruntime could not clean."""
+    proto = plain(source) if source.proto.functions else source.proto
+    if not holds_bfloat16(proto):
+        return source
+    return replace(source, proto=widened(plain(source)), on_disk=False, holds_weights=True)
 
 
 def _without_pairs(source: Source) -> tuple[Source, _Reads, dict[str, str]]:
