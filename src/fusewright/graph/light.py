@@ -80,6 +80,11 @@ def stored_bytes(proto: onnx.ModelProto) -> int:
     return sum(map(byte_size, here))
 
 
+def all_bytes(proto: onnx.ModelProto) -> int:
+    """Bytes of all stored values of its graph, those in other files as well."""
+    return sum(map(byte_size, proto.graph.initializer))
+
+
 def is_small_external(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor lies in another file although it may be a shape, scales or pads."""
     few = math.prod(tensor.dims) <= _FEW

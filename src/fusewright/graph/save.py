@@ -10,7 +10,9 @@ from pathlib import Path
 import onnx
 
 from fusewright.errors import OutputError
-from fusewright.graph.light import stored_bytes
+from fusewright.graph.light import all_bytes, stored_bytes
+from fusewright.graph.stream import write_whole_model
+from fusewright.graph.workspace import Workspace, embed
 
 # Of weights; protobuf takes 2 GB, and the nodes (and Constants inside them) need room too.
 _LARGEST = 1_900_000_000
@@ -50,15 +52,18 @@ def why_not_writable(path: Path) -> str | None:
     return None
 
 
-def save(proto: onnx.ModelProto, path: Path) -> None:
+def save(proto: onnx.ModelProto, path: Path, workspace: Workspace | None = None) -> None:
     """Writes `proto`; weights of a model over 2 GB go to `<name>.data` beside it.
+
+    With a workspace the weights that lie there become part of what is written; else the references
+    stay.
 
     Raises:
         OutputError: the disk refused; nothing is left behind.
     """
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fusewright-") as folder:
-            _save_into(proto, Path(folder), path)
+            _save_into(proto, Path(folder), path, workspace)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
 
@@ -92,11 +97,18 @@ def write_whole(contents: Mapping[Path, bytes | memoryview]) -> None:
             part.unlink(missing_ok=True)
 
 
-def _save_into(proto: onnx.ModelProto, folder: Path, path: Path) -> None:
+def _save_into(
+    proto: onnx.ModelProto, folder: Path, path: Path, workspace: Workspace | None
+) -> None:
     written, data = folder / path.name, data_path(path).name
-    if stored_bytes(proto) <= _LARGEST:
+    size = stored_bytes(proto) if workspace is None else all_bytes(proto)
+    if size > _LARGEST:
+        whole = proto if workspace is None else embed(proto, workspace)
+        onnx.save(whole, str(written), save_as_external_data=True, location=data)
+        (folder / data).replace(data_path(path))
+    elif workspace is None:
         written.write_bytes(proto.SerializeToString(deterministic=True))
     else:
-        onnx.save(proto, str(written), save_as_external_data=True, location=data)
-        (folder / data).replace(data_path(path))
+        with written.open("wb") as file:
+            write_whole_model(proto, workspace.folder, file)
     written.replace(path)

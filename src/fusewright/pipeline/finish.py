@@ -8,7 +8,6 @@ from pathlib import Path
 
 from fusewright.errors import DataError, ModelError, VerifyError
 from fusewright.graph.save import save
-from fusewright.graph.workspace import embed
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.looking import channel_maxima
@@ -81,13 +80,13 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
             if final is not None:
                 job.proof.measure("verify", final)
             details.append("float" if final is None else str(final.worst))
-    embed(proto, job.workspace)
     stamp(proto, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)
     if target is not None:
         with job.trace.stage("write"):
-            save(proto, target)
+            save(proto, target, job.workspace)
     return Result(
         proto,
+        job.workspace,
         target,
         plan,
         placement if placement.weights else None,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from fusewright.calibrate import Ranges
+from fusewright.graph.workspace import Workspace, embed
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.plan import HEAVY_OPS, Plan
 from fusewright.precision import HalfPlan
@@ -22,7 +24,7 @@ class Result:
     """The outcome of `optimize` or `apply`.
 
     Attributes:
-        model: the written model.
+        light: the written model, its large weights in the workspace.
         path: where it was written; None where no output was asked for.
         plan: the groups with their decisions.
         placement: every Q/DQ site; None where nothing is quantized.
@@ -35,7 +37,8 @@ class Result:
         peak_bytes: largest memory of the process.
     """
 
-    model: onnx.ModelProto
+    light: onnx.ModelProto
+    workspace: Workspace
     path: Path | None
     plan: Plan
     placement: Placement | None
@@ -47,6 +50,13 @@ class Result:
     peak_bytes: int = 0
     notes: tuple[str, ...] = field(default_factory=tuple)
     search: SearchResult | None = None
+
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """The written model, whole."""
+        whole = onnx.ModelProto()
+        whole.CopyFrom(self.light)
+        return embed(whole, self.workspace)
 
     @property
     def accuracy(self) -> Comparison | None:
