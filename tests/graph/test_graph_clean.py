@@ -105,6 +105,37 @@ def test_a_float16_model_stays_float16(extra: tuple[str, ...], own_cast: bool) -
     assert_equal(proto, cleaned)
 
 
+@pytest.mark.parametrize("op", ["Softmax", "LogSoftmax", "Gelu", "LeakyRelu"])
+@pytest.mark.parametrize("around", [(), ("MatMul", "MatMul"), ("float16", "float")])
+def test_a_float16_operator_is_not_written_out(op: str, around: tuple[str, ...]) -> None:
+    """onnxruntime has no float16 kernel for it, and would leave ReduceMax, Sub, Exp and so on."""
+    net = Net(opset=20)
+    x = net.input("x", 3, 8, 8, dtype=np.float32 if "float16" in around else np.float16)
+
+    def step(y: str, what: str) -> str:
+        if what == "MatMul":
+            return net.op("MatMul", y, net.draw(8, 8, dtype=np.float16))
+        return net.op("Cast", y, to=FLOAT16 if what == "float16" else FLOAT)
+
+    y = net.op(op, step(x, around[0]) if around else x)
+    # A second of its kind, on its result: a Cast to and fro that onnxruntime could drop.
+    y = net.op(op, y)
+    proto = net.proto(step(y, around[1]) if around else y)
+    cleaned = clean(proto)
+    onnx.checker.check_model(cleaned, full_check=True)
+    assert _types(cleaned) == _types(proto)
+    assert not any(n.startswith("Inserted") for node in cleaned.graph.node for n in node.output)
+    assert_equal(proto, cleaned)
+
+
+def test_a_norm_with_stored_weights_stays_in_float16() -> None:
+    net = Net(opset=20)
+    gamma, beta = (net.draw(8, dtype=np.float16) for _ in range(2))
+    x = net.op("Softmax", net.input("x", 3, 8, dtype=np.float16))
+    proto = net.proto(net.op("LayerNormalization", x, gamma, beta))
+    assert _types(clean(proto)) == _types(proto)
+
+
 def test_types_that_the_file_states_are_those_behind(tmp_path: Path) -> None:
     """onnxconverter-common writes value_info, and with keep_io_types a Cast at either end."""
     proto = onnx.shape_inference.infer_shapes(_half("float", own_cast=True))

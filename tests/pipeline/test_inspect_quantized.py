@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 from building import Net
 
 from fusewright import RandomSamples, inspect, optimize
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
 
 
 def _depthwise_beside_pointwise(net: Net, x: str) -> str:
@@ -46,3 +49,27 @@ def test_gemm_with_a_weight_stored_as_int8(tmp_path: Path) -> None:
         ("LinearAct", "int8"),
         ("Linear", "float"),
     ]
+
+
+PRECISIONS = ["int8", "int8+fp16", "int8+bf16", "fp8+fp16", "int4+fp16", "fp16", "bf16", "fp32"]
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["collapsed", "flat"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_transformer_of_any_precision_is_read_back(
+    precision: str, flat: bool, tmp_path: Path
+) -> None:
+    """Its Softmax is whole, though onnxruntime has no kernel for it in half."""
+    source, out = MODELS / "digits_vit.onnx", tmp_path / "out.onnx"
+    data, settings = MODELS / "digits_32_calib.npz", {"samples": 4, "smooth": "off"}
+    target = "rtx:sm89" if precision.startswith("fp8") else "tensorrt"
+    made = optimize(
+        source, out, data, precision=precision, flat=flat, target=target, **settings
+    ).plan
+    found = inspect(out)
+    for kind in ("MHAInProjection", "ScaledDotProductAttention", "LayerNorm"):
+        assert found.counts()[kind] == made.counts()[kind]
+    if precision != "fp32":  # of a float32 file they are those that would be made
+        decisions = [Counter(g.decision for g in plan.groups) for plan in (found, made)]
+        assert decisions[0] == decisions[1]
+    assert not found.unclaimed

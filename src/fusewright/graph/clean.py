@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from fusewright.graph.half import remove_inserted_casts
+from fusewright.graph.half import remove_inserted_casts, with_casts, written_out
 from fusewright.graph.light import is_heavy, stored_bytes, with_weights
 from fusewright.graph.load import with_inner
 from fusewright.graph.session import open_session, session_options
@@ -164,5 +164,6 @@ def _with_subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 def _written(proto: onnx.ModelProto, folder: Path) -> Path:
     path = folder / "source.onnx"
+    proto = with_casts(proto) if written_out(proto) else proto
     onnx.save(proto, str(path), save_as_external_data=stored_bytes(proto) > _IN_ONE_FILE)
     return path

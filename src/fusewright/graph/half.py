@@ -6,6 +6,8 @@ optimization level, and writes those Casts to the file: TensorRT would run the m
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import onnx
 import onnx.numpy_helper
@@ -14,6 +16,94 @@ from fusewright.graph.shapes import infer_shapes
 
 _PREFIX = "InsertedPrecisionFreeCast_"
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+# Defined by others too, and without a kernel of their own in any type: normalizing puts them back.
+_NO_KERNEL = frozenset(
+    {
+        "Bernoulli",
+        "CastLike",
+        "CenterCropPad",
+        "GroupNormalization",
+        "HardSwish",
+        "Mish",
+        "Range",
+        "SequenceMap",
+    }
+)
+
+
+def written_out(proto: onnx.ModelProto) -> bool:
+    """Whether onnxruntime would write out an operator of a float16 model as its function body."""
+    opset = _opset(proto)
+    half = onnx.TensorProto.FLOAT16 in _kinds(proto.graph)
+    return half and any(_is_function(n, opset) for n in proto.graph.node)
+
+
+def with_casts(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which the float16 operators that are functions compute in float32.
+
+    The Casts are named as onnxruntime names its own, and `remove_inserted_casts` takes them out.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    infer_shapes(copy)
+    half, stored = _half_tensors(copy.graph), {t.name for t in copy.graph.initializer}
+    opset = _opset(copy)
+    nodes: list[onnx.NodeProto] = []
+    fed: set[str] = set()
+    for node in copy.graph.node:
+        # A Cast of a stored tensor would be folded, and not be found again.
+        if not _is_function(node, opset) or not stored.isdisjoint(half & {*node.input}):
+            nodes.append(node)
+            continue
+        behind = [name for name in node.output if name in half]
+        for name in dict.fromkeys(node.input):
+            if name in half and name not in fed:
+                fed.add(name)
+                nodes.append(_inserted(name, f"{_PREFIX}{name}_", onnx.TensorProto.FLOAT))
+        node.input[:] = [f"{_PREFIX}{name}_" if name in half else name for name in node.input]
+        node.output[:] = [f"{_PREFIX}{name}" if name in half else name for name in node.output]
+        nodes.append(node)
+        nodes += [_inserted(f"{_PREFIX}{n}", n, onnx.TensorProto.FLOAT16) for n in behind]
+    nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    del copy.graph.value_info[:]
+    return copy
+
+
+def _inserted(source: str, target: str, kind: int) -> onnx.NodeProto:
+    return onnx.helper.make_node("Cast", [source], [target], f"{_PREFIX}{target}", to=kind)
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return next((e.version for e in proto.opset_import if e.domain in ("", "ai.onnx")), 0)
+
+
+def _is_function(node: onnx.NodeProto, opset: int) -> bool:
+    if node.domain not in ("", "ai.onnx") or node.op_type in _NO_KERNEL:
+        return False
+    if not onnx.defs.has(node.op_type, opset):
+        return False
+    schema = onnx.defs.get_schema(node.op_type, opset)
+    written: bool = schema.has_function or schema.has_context_dependent_function  # type: ignore[attr-defined]
+    return written
+
+
+def _kinds(graph: onnx.GraphProto) -> set[int]:
+    """The types of what is fed and stored, and those that are cast to."""
+    casts = (a.i for n in graph.node if n.op_type == "Cast" for a in n.attribute if a.name == "to")
+    return {*_types(graph.input), *(tensor.data_type for tensor in graph.initializer), *casts}
+
+
+def _half_tensors(graph: onnx.GraphProto) -> set[str]:
+    values = [*graph.input, *graph.value_info, *graph.output]
+    typed = zip((v.name for v in values), _types(values), strict=True)
+    stored = ((tensor.name, tensor.data_type) for tensor in graph.initializer)
+    return {name for name, kind in (*typed, *stored) if kind == onnx.TensorProto.FLOAT16}
+
+
+def _types(values: Iterable[onnx.ValueInfoProto]) -> list[int]:
+    return [value.type.tensor_type.elem_type for value in values]
 
 
 def remove_inserted_casts(proto: onnx.ModelProto) -> None:

@@ -67,9 +67,7 @@ def inspect(
         nodes = node_index(plan.model.graph)
         for group in plan.groups:
             found = _has_pairs(group, nodes, reads, plan.model.opset)
-            # Of its weight, where it has one, else of what it reads.
-            heavy = sorted(group.members, key=lambda name: nodes[name].op not in HEAVY_OPS)
-            form = next((formats[name] for name in heavy if name in formats), INT8)
+            form = _format_of(group, nodes, formats)
             group.decision = form if found else FLOAT
             group.reason = f"{'Q/DQ pairs' if found else 'no Q/DQ pair'} in the file"
     return plan
@@ -156,6 +154,14 @@ def _by_normalized_name(reads: _Reads, model: Model) -> _Reads:
         name: frozenset().union(*(reads.get(known, frozenset()) for known in aliases))
         for name, aliases in names.items()
     }
+
+
+def _format_of(group: Group, nodes: Mapping[str, gs.Node], formats: Mapping[str, str]) -> str:
+    """The format of its weight, where it has one, else of what it reads; last that of the file."""
+    heavy = sorted(group.members, key=lambda name: nodes[name].op not in HEAVY_OPS)
+    found = next((formats[name] for name in heavy if name in formats), None)
+    everywhere = set(formats.values())
+    return found or (everywhere.pop() if len(everywhere) == 1 else INT8)
 
 
 def _has_pairs(group: Group, nodes: dict[str, gs.Node], reads: _Reads, opset: int) -> bool:

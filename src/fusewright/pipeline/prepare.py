@@ -11,6 +11,7 @@ from fusewright.errors import ModelError
 from fusewright.graph.clean import clean, clean_again
 from fusewright.graph.convert import to_model, to_proto
 from fusewright.graph.fold_shapes import computes_shapes, fold_shapes
+from fusewright.graph.half import written_out
 from fusewright.graph.light import is_small_external, with_weights, without_weights
 from fusewright.graph.load import Source, inline_functions, load_weights
 from fusewright.graph.model import Model
@@ -90,7 +91,8 @@ class Preparation:
         if self.source.custom:
             return _folded(plain(self.source))
         with naming(self.source.path):
-            whole = self.source.path if is_plain(self.source) else plain(self.source)
+            as_it_is = is_plain(self.source) and not written_out(self.source.proto)
+            whole = self.source.path if as_it_is else plain(self.source)
             return clean(whole, self.workspace)
 
     def _proven_at_once(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
