@@ -137,6 +137,29 @@ BAD_CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
         2,
         ("--plan", "--group-precision"),
     ),
+    "int4 method": (_plain("--precision", "int4", "--int4-method", "x"), 2, ("'x'", "rtn, awq")),
+    "int4 method of int8": (_plain("--int4-method", "awq"), 2, ("--int4-method", "int4+fp16")),
+    "block size": (_plain("--precision", "int4", "--block-size", "48"), 2, ("48", "32, 64, 128")),
+    "block size of int8": (_plain("--block-size", "64"), 2, ("--block-size", "int4+fp16")),
+    "smooth": (_plain("--smooth", "1.5"), 2, ("1.5", "off, auto")),
+    "search": (_plain("--search", "all"), 2, ("all", "off, plan, latency")),
+    "search without pairs": (_plain("--search", "plan", "--precision", "fp32"), 2, ("fp32",)),
+    "search budget alone": (_plain("--search-budget", "9"), 2, ("--search-budget", "--search")),
+    "search budget": (_plain("--search", "plan", "--search-budget", "x"), 2, ("--search-budget",)),
+    "a precision in capitals": (_plain("--precision", "INT8"), 2, ("INT8", "int8+fp16")),
+    "a half rest that the target cannot read": (
+        _plain("--target", "tensorrt-8.6", "--precision", "int8+fp16"),
+        2,
+        ("TensorRT 8.6", "opset 17", "take int8"),
+    ),
+    "a rest of another target": (_plain("--target", "t4", "--precision", "bf16"), 2, ("BF16",)),
+    "a GPU newer than the engine": (_plain("--target", "tensorrt-8.6:b200"), 2, ("SM 100",)),
+    "an empty batch": (_plain("--shapes", "input:0x1x8x8"), 2, ("input:0x1x8x8", "no elements")),
+    "shapes out of order": (
+        _plain("--shapes", "input:4x1x8x8:2x1x8x8:8x1x8x8"),
+        2,
+        ("MIN <= OPT <= MAX",),
+    ),
     "samples": (_plain("--samples", "0"), 2, ("--samples",)),
     "samples not a number": (_plain("--samples", "few"), 2, ("--samples", "integer")),
     "verify samples": (_plain("--verify-samples", "0"), 2, ("0",)),
@@ -246,6 +269,34 @@ def test_a_failure_leaves_an_older_output_as_it_was(cli, digits, tmp_path):
     outcome = cli("optimize", digits, "--calib", tmp_path / "d.npy", "-o", out, "-q")
     assert_refused(outcome, 1, "d.npy", "Inf")
     assert out.read_bytes() == b"older"
+
+
+def test_a_precision_without_pairs_and_a_plan_with_some(cli, digits, calib, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    assert cli("plan", digits, "-o", plan, "-q").code == 0
+    outcome = cli("optimize", digits, "--calib", calib, "-o", tmp_path / OUT, "-q",
+                  "--plan", plan, "--precision", "fp16")  # fmt: skip
+    assert_refused(outcome, 2, str(plan), "/conv1/Conv", "int8", "fp16")
+    assert list(tmp_path.iterdir()) == [plan]
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan"])
+@pytest.mark.parametrize(
+    ("options", "culprits"),
+    [
+        (("--precision", "int3"), ("int3",)),
+        (("--target", "t5"), ("t5", "rtx4090")),
+        (("--target", "t4", "--precision", "fp8"), ("SM 75", "FP8")),
+        (("--group-precision", "op:Conv"), ("op:Conv", "PATTERN=FORMAT")),
+        (("--group-precision", "nope=fp8"), ("nope=fp8", "matches no group")),
+        (("--exclude", "nope"), ("--exclude", "nope")),
+        (("--include", "nope"), ("--include", "nope")),
+    ],
+)
+def test_looking_refuses_what_optimize_refuses(command, options, culprits, cli, digits, tmp_path):
+    output = ["-o", tmp_path / "plan.yaml"] if command == "plan" else []
+    assert_refused(cli(command, digits, *output, *options), 2, *culprits)
+    assert not list(tmp_path.iterdir())
 
 
 PLAN_EDITS = {

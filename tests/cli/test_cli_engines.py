@@ -160,6 +160,11 @@ def test_times_need_trtexec(cli, quantized, tmp_path):
     assert outcome.code == 2 and "--with trtexec" in outcome.err
 
 
+def test_a_trtexec_version_without_its_line_is_refused(cli, quantized, tmp_path):
+    outcome = cli("build", quantized, "-o", tmp_path / "e", "--trtexec-version", "10")
+    assert outcome.code == 2 and "--print-trtexec" in outcome.err and not list(tmp_path.iterdir())
+
+
 @needs_rtx
 def test_a_timing_cache_is_not_for_rtx(cli, quantized, tmp_path):
     outcome = cli("build", quantized, "-o", tmp_path / "e", "--with", "tensorrt_rtx",

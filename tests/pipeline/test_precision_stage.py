@@ -13,9 +13,10 @@ import pytest
 from building import Net
 from onnx import TensorProto
 
-from fusewright import RandomSamples, inspect, optimize
+from fusewright import RandomSamples, apply, inspect, optimize
 from fusewright.errors import UsageError
 from fusewright.pipeline import Result
+from fusewright.plan.file import write_plan
 
 DATA = RandomSamples(6)
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -150,6 +151,24 @@ def test_a_rewritten_mask_is_no_node_kept_float32(tmp_path: Path) -> None:
     kept = [event.where for event in notes if event.name == "fp32"]
     assert kept == list(result.half.float_nodes)
     assert result.overflows == ()
+
+
+@pytest.mark.parametrize("how", ["file", "object"])
+@pytest.mark.parametrize(
+    ("precision", "stored"), [("int8", TensorProto.FLOAT), ("int8+bf16", TensorProto.BFLOAT16)]
+)
+def test_a_plan_brings_its_precision(
+    path: Path, tmp_path: Path, how: str, precision: str, stored: int
+) -> None:
+    plan = inspect(path, precision=precision)
+    if how == "file":
+        write_plan(plan, tmp_path / "plan.yaml")
+        result = optimize(path, None, DATA, plan=tmp_path / "plan.yaml")
+    else:
+        result = apply(plan, None, DATA)
+    assert result.plan.precision == precision
+    assert _types(result.model)[stored] > 4
+    assert result.placement is not None
 
 
 @pytest.mark.parametrize("precision", ["int8+fp16", "int8+bf16"])

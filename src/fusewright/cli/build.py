@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from fusewright.engine.report import EngineReport
 
 _TRTEXEC = "trtexec"
+_NEWEST = "11"
 _SPELLING = "As trtexec takes it, NAME:1x3x224x224,NAME:…"
 
 
@@ -73,8 +74,11 @@ def build(
         bool, typer.Option("--print-trtexec", help="Only print the trtexec line that builds it.")
     ] = False,
     trtexec_version: Annotated[
-        str, typer.Option("--trtexec-version", metavar="V", help="Of that line: 8.6, 10 or 11.")
-    ] = "11",
+        str | None,
+        typer.Option(
+            "--trtexec-version", metavar="V", help="Of that line: 8.6, 10 or 11 (default)."
+        ),
+    ] = None,
     json_file: p.JsonFile = None,
     verbose: p.Verbose = False,
     quiet: p.Quiet = False,
@@ -95,8 +99,10 @@ def build(
         strip_weights=strip_weights,
     )
     if print_trtexec:
-        terminal.data(trtexec_line(model, output, options, trtexec_version))
+        terminal.data(trtexec_line(model, output, options, trtexec_version or _NEWEST))
         return
+    if trtexec_version is not None:
+        raise UsageError("--trtexec-version goes with --print-trtexec")
     if output is None:
         raise UsageError("no output: give -o ENGINE (or --print-trtexec for the command alone)")
     if times and backend != _TRTEXEC:
@@ -142,7 +148,7 @@ def show(terminal: Terminal, report: EngineReport) -> None:
 
 
 def trtexec_line(
-    model: Path, engine: Path | None, options: BuildOptions, version: str = "11"
+    model: Path, engine: Path | None, options: BuildOptions, version: str = _NEWEST
 ) -> str:
     """The shell line that builds `model` where TensorRT's own tools are.
 

@@ -40,8 +40,8 @@ def optimize(
     per_tensor_weights: Annotated[
         bool, typer.Option("--per-tensor-weights", help="One scale a weight, not one a channel.")
     ] = False,
-    int4_method: p.Int4Method = "gptq",
-    block_size: p.BlockSize = 128,
+    int4_method: p.Int4Method = None,
+    block_size: p.BlockSize = None,
     method: Annotated[
         str, typer.Option("--method", help="mse, minmax, percentile or entropy.")
     ] = "mse",
@@ -169,6 +169,15 @@ def _settle(settings: dict[str, Any]) -> None:
         del settings["percentile"]
     elif method != "percentile":
         raise UsageError(f"--percentile is for --method percentile, not {method}")
+    in_four_bits = settings["plan"] is not None or any(
+        "int4" in asked for asked in (settings["precision"] or "", *settings["group_precision"])
+    )
+    for name in ("int4_method", "block_size"):
+        if settings[name] is None:
+            del settings[name]
+        elif not in_four_bits:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is for INT4: --precision int4+fp16, or PATTERN=int4")
     if settings["search_budget"] is None:
         del settings["search_budget"]
     elif settings["search"] == "off":

@@ -70,10 +70,14 @@ GroupPrecision = Annotated[
     ),
 ]
 Int4Method = Annotated[
-    str, typer.Option("--int4-method", help="Of INT4 weights: gptq, awq or rtn (to nearest).")
+    str | None,
+    typer.Option("--int4-method", help="Of INT4 weights: gptq (default), awq or rtn (to nearest)."),
 ]
 BlockSize = Annotated[
-    int, typer.Option("--block-size", help="Rows of an INT4 weight with one scale: 128, 64, 32.")
+    int | None,
+    typer.Option(
+        "--block-size", help="Rows of an INT4 weight with one scale: 128 (default), 64, 32."
+    ),
 ]
 Target = Annotated[
     str,

@@ -81,6 +81,8 @@ def _check_fit(spec: TensorSpec, shapes: ShapeRange) -> None:
             raise UsageError(
                 f"--shapes {spec.name}:{_x(shape)} does not fit input {described(spec)}"
             )
+    if 0 in optimal and not (spec.shape is not None and 0 in spec.shape):
+        raise UsageError(f"--shapes {spec.name}:{_x(optimal)} holds no elements")
     ranks_differ = not len(lowest) == len(optimal) == len(highest)
     if ranks_differ or any(
         not 0 <= a <= b <= c for a, b, c in zip(lowest, optimal, highest, strict=True)

@@ -10,7 +10,7 @@ from typing import Any
 from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
 from fusewright.plan.decide import Rules
-from fusewright.plan.file import formats_in
+from fusewright.plan.file import formats_in, precision_in
 from fusewright.plan.plan import AUTO, BLOCK_SIZE, OFF, Smooth, smooth_setting
 from fusewright.quantize.int4.blocks import check_block
 from fusewright.quantize.int4.weights import GPTQ, Int4Settings
@@ -31,8 +31,8 @@ class Options:
 
     Attributes:
         precision: `<quantized>+<rest>`, such as `int8+fp16`, `fp8` (with an FP32 rest) or `fp16`
-            (no Q/DQ); `fp32` is collapsed only. None takes `int8+fp16`, or `int8` where the
-            target reads no half scales.
+            (no Q/DQ); `fp32` is collapsed only. None takes what a plan file says, else
+            `int8+fp16`, or `int8` where the target reads no half scales.
         method: `mse`, `minmax`, `percentile` or `entropy`.
         percentile: of that method, in percent.
         samples: how many calibration samples are used; None takes all.
@@ -91,6 +91,7 @@ class Options:
     plan: str | Path | None = None
 
     def __post_init__(self) -> None:
+        self._read_plan()
         lacking = self.build_target.refusal(self.formats)  # checks both
         if lacking is not None:
             raise UsageError(f"precision {self.formats.text}: {lacking}")
@@ -99,11 +100,6 @@ class Options:
         for name in ("exclude", "include", "group_precision"):
             if isinstance(getattr(self, name), str):
                 raise UsageError(f"{name} takes a list of patterns, not one text")
-        if self.plan is not None and (self.exclude or self.include or self.group_precision):
-            raise UsageError(
-                "--plan holds every decision: --exclude, --include and --group-precision cannot be"
-                " added"
-            )
         smooth = smooth_setting(self.smooth)
         if smooth is None:
             raise UsageError(f"smooth '{self.smooth}' is neither off, auto nor a number 0 to 1")
@@ -132,6 +128,18 @@ class Options:
         quantized = self.formats.quantized
         if self.search != OFF and (quantized is None or FORMATS[quantized].weights_only):
             raise UsageError(f"--search: precision {self.formats.text} has no Q/DQ pairs to place")
+
+    def _read_plan(self) -> None:
+        """What a plan file says goes before the defaults, and not together with patterns."""
+        if self.plan is None:
+            return
+        if self.exclude or self.include or self.group_precision:
+            raise UsageError(
+                "--plan holds every decision: --exclude, --include and --group-precision cannot be"
+                " added"
+            )
+        if self.precision is None:
+            object.__setattr__(self, "precision", precision_in(Path(self.plan)))
 
     @property
     def formats(self) -> Precision:

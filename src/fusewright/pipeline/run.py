@@ -10,7 +10,7 @@ import numpy as np
 
 from fusewright.calibrate import RandomSamples, open_samples
 from fusewright.engine.profiles import check_shapes
-from fusewright.errors import DataError, PlanError
+from fusewright.errors import DataError, PlanError, UsageError
 from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source, fingerprint, model_files, read_source
 from fusewright.graph.save import check_output
@@ -82,8 +82,7 @@ def apply(
     source = read_source(plan.model.path)
     target = _target(out, source)
     refuse_quantized(source)
-    if calibration is None:
-        settings.setdefault("precision", "fp32")
+    settings.setdefault("precision", "fp32" if calibration is None else plan.precision)
     options = Options().with_settings(settings)
     if calibration is None:
         best = {name: shape for name, (_, shape, _) in options.shapes.items()}
@@ -179,6 +178,7 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
         decide(plan, options.rules)
         if options.plan is not None:
             apply_plan_file(plan, Path(options.plan))
+            _refuse_idle(plan, options)
         if options.formats.quantized is None and not options.group_precision:
             keep_float(plan)
         quantized = sum(group.is_quantized for group in plan.groups)
@@ -192,6 +192,15 @@ def _plan(job: Job, opset: int = 0) -> Plan:
     plan = make_plan(preparation, job.options)
     job.flat = preparation.normalized
     return plan
+
+
+def _refuse_idle(plan: Plan, options: Options) -> None:
+    quantized = next((group for group in plan.groups if group.is_quantized), None)
+    if options.formats.quantized is None and quantized is not None:
+        raise UsageError(
+            f"--plan {options.plan}: group '{quantized.name}' is {quantized.decision}, and"
+            f" --precision {options.formats.text} quantizes nothing"
+        )
 
 
 def _target(out: str | Path | None, source: Source) -> Path | None:

@@ -60,6 +60,16 @@ def formats_in(path: Path) -> frozenset[str]:
     return frozenset(asked & FORMATS.keys())
 
 
+def precision_in(path: Path) -> str | None:
+    """The precision that a plan file was made for; None where it does not say.
+
+    Raises:
+        PlanError: it cannot be read.
+    """
+    told = _read(path).get("precision")
+    return None if told is None else str(told)
+
+
 def apply_plan_file(plan: Plan, path: Path) -> None:
     """Takes the decisions of a plan file over into `plan`, in place.
 
