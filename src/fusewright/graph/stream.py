@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import onnx
+from onnx.external_data_helper import load_external_data_for_model
 
 from fusewright.graph.workspace import is_external
 
@@ -28,12 +29,13 @@ def write_whole_model(proto: onnx.ModelProto, weights: Path, file: BinaryIO) -> 
 
     Below 2 GB in all, which is what protobuf reads. The same model gives the same bytes.
     """
-    graph, rest = onnx.GraphProto(), onnx.ModelProto()
-    graph.CopyFrom(proto.graph)
-    del graph.initializer[:]
+    copy, rest = onnx.ModelProto(), onnx.ModelProto()
+    copy.graph.CopyFrom(proto.graph)
+    del copy.graph.initializer[:]
+    load_external_data_for_model(copy, str(weights))  # of If, Loop and Scan
     rest.CopyFrom(proto)
     rest.ClearField("graph")
-    head = graph.SerializeToString(deterministic=True)
+    head = copy.graph.SerializeToString(deterministic=True)
     with ExitStack() as opened:
         maps = _Maps(weights, opened)
         parts = [_Part.of(tensor, maps) for tensor in proto.graph.initializer]
