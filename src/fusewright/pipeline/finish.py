@@ -11,6 +11,7 @@ from fusewright.graph.save import save
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.looking import channel_maxima
+from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
@@ -49,6 +50,7 @@ def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
 
 def _through(plan: Plan, job: Job, target: Path | None) -> Result:
     judge = None if job.options.search == OFF else find_judge(job.options)
+    order_norms(plan, job)
     maxima = channel_maxima(plan, job)
     smooth(plan, job, maxima)
     balance(plan, job, maxima)
