@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from searching import Costs, FakeJudge, FakeWorkshop, chain_plan
+from building import Net
+from searching import Costs, FakeJudge, FakeWorkshop, chain_plan, planned
 
 from fusewright.errors import EngineError
 from fusewright.plan.plan import FLOAT, Plan
@@ -178,3 +179,31 @@ def test_verdicts_and_note(tmp_path: Path) -> None:
     plain = result.to_dict()
     assert plain["rules"]["kernels"] == 100 and plain["best"]["kernels"] == 98
     assert len(plain["trials"]) == len(result.trials)
+
+
+def test_tells_each_trial_as_it_ends(tmp_path: Path) -> None:
+    told: list[str] = []
+    options = SearchOptions(float_share=1.0, told=lambda text, seconds: told.append(text))
+    result = _search(chain_plan(), Costs({"fc0": (-2, -10, -0.1)}), tmp_path, options)
+    assert len(told) == sum(t.verdict in (TAKEN, LEFT) and "together" not in t.choice
+                            for t in result.trials)  # fmt: skip
+    assert any(line.endswith("98 kernels, 0.00 MB, 0.46 dB SQNR") for line in told)
+
+
+def test_says_what_a_plan_file_does_not_hold(tmp_path: Path) -> None:
+    """A skip in float is no decision on a group: the journal alone brings it back."""
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", "b", 32, 8, 8), 32, 32))
+    y = net.op("Relu", net.conv(x, 32, 32))
+    x = net.op("Relu", net.op("Add", net.conv(y, 32, 32, name="block"), x))
+    plan = planned(net, net.op("Relu", net.conv(x, 32, 32)))
+
+    class SkipCosts(Costs):
+        def of(self, floats: frozenset[str]) -> tuple[int, int, float]:
+            skipped = plan.group("block").inputs_to_quantize == (0,)
+            return self.kernels - skipped, self.bytes, self.noise
+
+    result = _search(plan, SkipCosts({}), tmp_path)
+    assert plan.group("block").inputs_to_quantize == (0,)
+    assert "skip in float by search" in plan.group("block").reason
+    assert any(line.startswith("a plan file does not hold this") for line in result.lines())

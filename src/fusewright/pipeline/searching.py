@@ -14,8 +14,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 import fusewright
-from fusewright.engine.backend import find_backend
 from fusewright.engine.build import BuildOptions
+from fusewright.errors import UsageError
 from fusewright.graph.save import save
 from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import Options
@@ -36,9 +36,11 @@ from fusewright.search import (
     plan_judge,
     search_placement,
 )
+from fusewright.target import find_target
 from fusewright.verify import Comparison
 
 LATENCY = "latency"
+_RTX = "rtx"
 JOURNAL_SUFFIX = ".search.jsonl"
 """Of the journal that is kept beside an output."""
 
@@ -52,7 +54,7 @@ def find_judge(options: Options) -> Judge:
     shapes = {name: (best, best, best) for name, (_, best, _) in options.shapes.items()}
     if options.search == LATENCY:
         return latency_judge(BuildOptions(shapes=shapes))
-    return plan_judge(BuildOptions(shapes=shapes, sm=_buildable(options.build_target.sm)))
+    return plan_judge(BuildOptions(shapes=shapes, sm=_buildable_sm(options)))
 
 
 def search(
@@ -79,11 +81,20 @@ def search(
     journal = Journal(path, _context(plan, judge, scales, options))
     fixed = {g.name for pattern in _decided_by_user(options) for g in matched(plan, pattern)}
     asked = SearchOptions(
-        options.search_budget, int8_residual=options.int8_residual, fixed=frozenset(fixed)
+        options.search_budget,
+        int8_residual=options.int8_residual,
+        fixed=frozenset(fixed),
+        told=lambda text, seconds: job.trace.watcher.stage("search", text, seconds),
     )
     with job.trace.stage("search") as details:
         workshop = _Workshop(plan, groups, scales, seen, job)
         result = search_placement(plan, workshop, judge, journal, asked)
+        if options.search != LATENCY and plan.target.engine.name != _RTX:
+            plan.model.notes.append(
+                f"the search went by TensorRT-RTX's ahead-of-time plan: {plan.target} may rank"
+                " placements otherwise (it requantizes inside an INT8 convolution); where it runs,"
+                " --search latency measures"
+            )
         for line in result.lines():
             job.trace.add("search", "note", detail=line)
         details.append(result.headline)
@@ -95,11 +106,15 @@ def _decided_by_user(options: Options) -> list[str]:
     return [*asked, *options.include]
 
 
-def _buildable(sm: int | None) -> int | None:
-    """The target's SM where TensorRT-RTX builds for it; elsewhere its own choice of SMs."""
-    module = find_backend("tensorrt_rtx").module
-    known = getattr(getattr(module, "ComputeCapability", None), "__members__", {})
-    return sm if f"SM{sm}" in known else None
+def _buildable_sm(options: Options) -> int | None:
+    """The target's SM where TensorRT-RTX builds this precision for it; else its own choice."""
+    sm, quantized = options.build_target.sm, options.formats.quantized
+    try:
+        rtx = find_target(f"{_RTX}:sm{sm}")
+    except UsageError:
+        return None
+    runs = quantized is None or (rtx.lacks(quantized) is None and rtx.convolves(quantized))
+    return sm if runs else None
 
 
 def _context(plan: Plan, judge: Judge, scales: Scales, options: Options) -> str:

@@ -9,7 +9,8 @@ did says which to take together; what is taken was built and measured together.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -53,12 +54,14 @@ class SearchOptions:
             the search from selling it.
         int8_residual: the rules' placement has the residual stream quantized.
         fixed: names of groups that the user decided.
+        told: told of each trial as it ends, with the seconds that it took.
     """
 
     budget: float = 600.0
     float_share: float = 0.1
     int8_residual: bool = False
     fixed: frozenset[str] = field(default=frozenset())
+    told: Callable[[str, float], None] = lambda text, seconds: None
 
 
 def search_placement(
@@ -129,23 +132,29 @@ class _Search:
 
     def _try_each(self, choices: Sequence[Choice]) -> None:
         """Tries each choice alone."""
-        for choice in choices:
-            detail = self._not_worth_trying(choice)
-            if detail is not None:
-                self.said[choice.name] = Trial(choice.name, UNTRIED, detail)
-                continue
-            try:
-                outcome = self.bench.outcome(
-                    choice.variant, lambda found: self._gain(found) > -_MAY_COST
-                )
-            except (EngineError, ModelError) as error:
-                self.said[choice.name] = Trial(choice.name, FAILED, str(error))
-            except Spent:
-                detail = f"the budget of {self.options.budget:g} s is spent"
-                self.said[choice.name] = Trial(choice.name, UNTRIED, detail)
-            else:
-                self.tried[choice.name] = choice, outcome
-                self.said[choice.name] = Trial(choice.name, LEFT, "", outcome)
+        for number, choice in enumerate(choices, 1):
+            begun = time.perf_counter()
+            trial = self.said[choice.name] = self._try_one(choice)
+            if trial.verdict != UNTRIED:
+                found = trial.detail if trial.outcome is None else str(trial.outcome)
+                text = f"{number}/{len(choices)} {choice.name}: {found}"
+                self.options.told(text, time.perf_counter() - begun)
+
+    def _try_one(self, choice: Choice) -> Trial:
+        detail = self._not_worth_trying(choice)
+        if detail is not None:
+            return Trial(choice.name, UNTRIED, detail)
+        try:
+            outcome = self.bench.outcome(
+                choice.variant, lambda found: self._gain(found) > -_MAY_COST
+            )
+        except (EngineError, ModelError) as error:
+            return Trial(choice.name, FAILED, str(error))
+        except Spent:
+            detail = f"the budget of {self.options.budget:g} s is spent"
+            return Trial(choice.name, UNTRIED, detail)
+        self.tried[choice.name] = choice, outcome
+        return Trial(choice.name, LEFT, "", outcome)
 
     def _not_worth_trying(self, choice: Choice) -> str | None:
         share = self._share(choice.variant)
