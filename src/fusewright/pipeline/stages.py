@@ -31,7 +31,7 @@ from fusewright.precision import (
     plan_half,
     what_to_measure,
 )
-from fusewright.precision.check import overflows
+from fusewright.precision.check import RangeCheck
 from fusewright.precision.twin import rounding_twin
 from fusewright.quantize.between import kept_float
 from fusewright.quantize.insert import insert_qdq
@@ -202,8 +202,10 @@ def measure(proto: onnx.ModelProto, half: HalfPlan | None, job: Job) -> Comparis
     if half is None:
         return reference.compare(final, is_final=True)
     interface = (*job.source.interface.inputs, *job.source.interface.outputs)
-    twin = rounding_twin(final, [spec.name for spec in interface if spec.dtype in _HALF])
-    comparison = reference.compare(twin, is_final=True)
-    for name in overflows(twin, reference.feeds, job.workspace.folder):
+    check = RangeCheck(
+        rounding_twin(final, [spec.name for spec in interface if spec.dtype in _HALF])
+    )
+    comparison, seen = reference.compare_and_fetch(check.model, check.outputs)
+    for name in check.overflows(seen, reference.feeds, job.workspace.folder):
         job.trace.add("verify", "overflow", name, detail=f"beyond {half.kind} on a sample")
     return comparison

@@ -114,14 +114,26 @@ class Reference:
         Raises:
             ModelError: onnxruntime cannot load it, or it fails on samples that the original takes.
         """
+        return self.compare_and_fetch(model, (), is_final)[0]
+
+    def compare_and_fetch(
+        self, model: onnx.ModelProto | Path, also: Sequence[str], is_final: bool = True
+    ) -> tuple[Comparison, list[list[np.ndarray]]]:
+        """`compare`, and the values of further outputs on each sample, from the same runs.
+
+        Raises:
+            ModelError: as `compare`.
+        """
+        names, count = [*self.names, *also], len(self.names)
         try:
             session = _open(model, self.folder, is_final)
-            outputs = [run_session(session, feed, self.names) for feed in self.feeds]
+            outputs = [run_session(session, feed, names) for feed in self.feeds]
         except DataError as error:
             raise ModelError(
                 f"the original runs on the samples, this model not: {error}"
             ) from error
-        return compare_outputs(self.names, self.outputs, outputs)
+        comparison = compare_outputs(self.names, self.outputs, [o[:count] for o in outputs])
+        return comparison, [o[count:] for o in outputs]
 
 
 def compare_outputs(
