@@ -17,6 +17,7 @@ from fusewright.errors import DataError, ModelError
 from fusewright.graph.clean import open_folded
 from fusewright.graph.light import stored_bytes
 from fusewright.graph.session import Feed, naming, open_session, run_session
+from fusewright.verify.weights import with_computed_weights
 
 # Where the reference is all zeros there is no relative error.
 ABSOLUTE_AT_ZERO = 1e-6
@@ -238,12 +239,15 @@ def _open(
     # the weights it refers to: onnxruntime maps them, and copies nothing.
     with tempfile.TemporaryDirectory(prefix="verify-") as own:
         path = (folder or Path(own)) / f"{Path(own).name}.onnx"
+        weights = path.with_suffix(".weights")
         try:
+            if is_final:
+                model = with_computed_weights(model, path.parent, weights)
             if stored_bytes(model) < _IN_ONE_FILE:
                 path.write_bytes(model.SerializeToString())
             else:
-                weights = f"{path.stem}.weights"
-                onnx.save(model, str(path), save_as_external_data=True, location=weights)
+                onnx.save(model, str(path), save_as_external_data=True, location=f"{path.stem}.all")
             return open_folded(path) if is_final else open_session(path)
         finally:
             path.unlink(missing_ok=True)
+            weights.unlink(missing_ok=True)
