@@ -7,7 +7,7 @@ import onnx
 import pytest
 from building import Net
 from norms import mean
-from rewriting import Row, assert_left_alone, assert_rewritten, by_rule
+from rewriting import Row, assert_left_alone, assert_rewritten, by_rule, rewrite
 
 from fusewright.graph.walk import values
 
@@ -154,3 +154,13 @@ def test_says_nothing(row: Row) -> None:
 )
 def test_near_miss(rule: str, row: Row) -> None:
     assert_left_alone(rule, row)
+
+
+def test_a_scalar_stays_a_scalar() -> None:
+    """As rank 1 it would give its rank to what it is compared or multiplied with."""
+    net = Net()
+    limit = net.op("Cast", net.store(0.5, dtype=np.float16), to=FLOAT)
+    least = net.op("ReduceMin", net.op("Relu", _x(net, 4, 5)), keepdims=0)
+    model, _ = rewrite(net.proto(net.op("Greater", least, limit)))
+    (greater,) = (node for node in model.graph.nodes if node.op == "Greater")
+    assert values(greater.inputs[1]).shape == ()

@@ -73,13 +73,13 @@ class Edit:
 
     def constant(self, name: str, array: np.ndarray) -> gs.Constant:
         """A new stored tensor."""
-        return gs.Constant(self.names.fresh(name), np.ascontiguousarray(array))
+        return gs.Constant(self.names.fresh(name), np.asarray(array, order="C"))
 
     def stored(self, old: gs.Constant, array: np.ndarray) -> gs.Constant:
         """A changed value for `old`: in place where one node alone reads it, else a new tensor."""
         is_output = any(t is old for t in self.model.graph.outputs)
         if len(old.outputs) == 1 and not is_output:
-            old.values = np.ascontiguousarray(array)
+            old.values = np.asarray(array, order="C")
             return old
         return self.constant(f"{old.name}_folded", array)
 
