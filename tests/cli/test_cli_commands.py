@@ -178,6 +178,20 @@ def test_compare(cli, digits, quantized, calib):
     assert cli("compare", digits, "nowhere.onnx", "--random-data").code == 1
 
 
+@pytest.mark.parametrize(
+    ("precision", "io_types"), [("int8+bf16", "keep"), ("bf16", "half"), ("fp16", "half")]
+)
+def test_compare_judges_what_onnxruntime_cannot_run(
+    precision, io_types, cli, digits, calib, tmp_path
+):
+    out = tmp_path / "half.onnx"
+    options = ("--precision", precision, "--io-types", io_types, "--samples", 8)
+    assert cli("optimize", digits, "--calib", calib, "-o", out, "-q", *options).code == 0
+    outcome = cli("compare", digits, out, "--data", calib, "--samples", 8, "--min-sqnr", 25)
+    assert outcome.code == 0, outcome.err
+    assert "FP32 twin" in outcome.out
+
+
 @pytest.mark.parametrize("what", ["input", "output"])
 def test_compare_refuses_models_of_other_interfaces(what, cli, digits, tmp_path):
     other = onnx.load(str(digits))

@@ -13,6 +13,10 @@ from fusewright.errors import UsageError, VerifyError
 if TYPE_CHECKING:
     from fusewright.verify import Comparison
 
+_TWIN = (
+    "measured on an FP32 twin that rounds after each op: onnxruntime's CPU cannot run the file so"
+)
+
 
 def compare(
     first: Annotated[Path, typer.Argument(metavar="A.onnx", help="The reference.")],
@@ -43,7 +47,9 @@ def compare(
     from fusewright.cli.parsing import open_data, parse_images, parse_shapes
     from fusewright.cli.targets import json_text
     from fusewright.cli.terminal import Terminal
+    from fusewright.graph.load import read_source
     from fusewright.pipeline import compare as run
+    from fusewright.pipeline.inspection import needs_twin
     from fusewright.report.result_tables import accuracy_table
     from fusewright.report.text import section
 
@@ -56,7 +62,8 @@ def compare(
         terminal.data(json_text(_plain(first, second, comparison)))
     else:
         title = f"{second} against {first}"
-        terminal.show(section(title, accuracy_table(comparison, terminal.width - 2)))
+        twin = [_TWIN] * needs_twin(read_source(first), read_source(second))
+        terminal.show(section(title, accuracy_table(comparison, terminal.width - 2), *twin))
     if min_sqnr is not None:
         _require(comparison, min_sqnr)
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
@@ -23,10 +25,12 @@ from fusewright.pipeline.run import make_plan
 from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.demand import data_inputs
 from fusewright.plan.plan import FLOAT, HEAVY_OPS, INT8, Group, Plan, node_index
+from fusewright.precision.twin import rounding_twin
 from fusewright.quantize.existing import count_qdq, dequantized_formats, dequantized_reads
 from fusewright.quantize.insert import strip_qdq as strip_graph
 from fusewright.verify import Comparison, compare_models
 
+_HALF = (np.float16, ml_dtypes.bfloat16)
 # Node → its input slots behind a Q/DQ pair.
 _Reads = Mapping[str, frozenset[int]]
 
@@ -110,10 +114,26 @@ def compare(
         ModelError: a file that cannot be loaded, or other inputs or outputs.
         DataError: data that does not fit.
     """
-    source = read_source(first)
-    _require_same_interface(source, read_source(second))
+    source, other = read_source(first), read_source(second)
+    _require_same_interface(source, other)
     feeds = open_samples(data, source.interface.inputs, images).limit(samples)
-    return compare_models(Path(first), Path(second), feeds)[0]
+    judged: Path | onnx.ModelProto = Path(second)
+    if needs_twin(source, other):
+        specs = (*source.interface.inputs, *source.interface.outputs)
+        judged = rounding_twin(load_weights(other), [s.name for s in specs if s.dtype in _HALF])
+    return compare_models(Path(first), judged, feeds)[0]
+
+
+def needs_twin(first: Source, second: Source) -> bool:
+    """Whether onnxruntime cannot run `second` on what `first` takes and gives.
+
+    A BF16 model, or one whose interface is half where that of the reference is float32: its float32
+    twin, which rounds after each operator, is compared in its place.
+    """
+    types = {spec.name: spec.dtype for spec in (*first.interface.inputs, *first.interface.outputs)}
+    specs = (*second.interface.inputs, *second.interface.outputs)
+    differ = any(spec.dtype in _HALF and types.get(spec.name) == np.float32 for spec in specs)
+    return differ or holds_bfloat16(second.proto)
 
 
 def _require_same_interface(first: Source, second: Source) -> None:
