@@ -113,6 +113,8 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
     """The optimized model, written under `name`; `keeps`: its weights stay in the workspace."""
     options = session_options()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    # It is opened for what it writes, and never run.
+    options.add_session_config_entry("session.disable_prepacking", "1")
     written = workspace.folder / f"{name}.onnx"
     options.optimized_model_filepath = str(written)
     options.add_session_config_entry(
