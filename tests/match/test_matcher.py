@@ -88,6 +88,23 @@ def test_other_numbers(value: object) -> None:
     assert not _holds(op("Mul", X, number(0.5)), build)
 
 
+@pytest.mark.parametrize(
+    ("value", "holds"),
+    [
+        (np.float16(2**0.5), True),
+        (np.float16(1.416), False),
+        (np.float32(np.float16(2**0.5)), False),
+    ],
+)
+def test_a_number_rounded_to_half(value: np.generic, holds: bool) -> None:
+    """What a half file holds of it; in float32 the same number is another one."""
+
+    def build(net: Net) -> str:
+        return net.op("Mul", net.input("x", 2, 3, dtype=value.dtype.type), value)
+
+    assert _holds(op("Mul", X, number(2**0.5)), build) == holds
+
+
 def test_zero_is_exact() -> None:
     assert _holds(op("Add", X, number(0.0)), lambda n: n.op("Add", _x(n), 0.0))
     assert not _holds(op("Add", X, number(0.0)), lambda n: n.op("Add", _x(n), 1e-7))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+import ml_dtypes
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.walk import (
@@ -30,6 +32,8 @@ from fusewright.match.pattern import (
 )
 
 _RELATIVE = 1e-4
+# What rounding to half takes from a number.
+_HALF = {np.dtype(np.float16): 2.0**-11, np.dtype(ml_dtypes.bfloat16): 2.0**-8}
 
 
 @dataclass(frozen=True)
@@ -214,7 +218,7 @@ class Matcher:
     def _const(self, pattern: Const, tensor: gs.Tensor, state: _State) -> Iterator[_State]:
         if not is_constant(tensor):
             self._miss(state, pattern.expected, f"the computed tensor '{tensor.name}'")
-        elif (pattern.value is not None and not _close(scalar(tensor), pattern.value)) or (
+        elif (pattern.value is not None and not _close(tensor, pattern.value)) or (
             pattern.test is not None and not pattern.test(tensor)
         ):
             self._miss(state, pattern.expected, _describe(tensor))
@@ -296,8 +300,12 @@ def _names(types: frozenset[str]) -> str:
     return " or ".join(sorted(types))
 
 
-def _close(found: float | None, wanted: float) -> bool:
-    return found is not None and abs(found - wanted) <= _RELATIVE * max(abs(wanted), 1e-12)
+def _close(tensor: gs.Constant, wanted: float) -> bool:
+    found = scalar(tensor)
+    if found is None:
+        return False
+    tolerance = _HALF.get(np.dtype(tensor.dtype), _RELATIVE)
+    return abs(found - wanted) <= tolerance * max(abs(wanted), 1e-12)
 
 
 def _describe(tensor: gs.Tensor) -> str:
