@@ -41,6 +41,20 @@ def test_optimize_quiet_says_nothing_and_verbose_the_trace(cli, digits, tmp_path
     assert "miss    ActAdd  /layer2/relu_1/Relu" in verbose
 
 
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        ((), "int8+fp16 by mse"),
+        (("--precision", "int8", "--method", "minmax"), "int8 by minmax"),
+        (("--precision", "int4+fp16"), "int4+fp16 by gptq"),
+        (("--precision", "int4+fp16", "--int4-method", "rtn"), "int4+fp16 by rtn"),
+    ],
+)
+def test_the_headline_says_how(cli, digits, tmp_path, options, how):
+    common = ("optimize", digits, "--random-data", "-o", tmp_path / "o.onnx", "--samples", 4)
+    assert how in " ".join(cli(*common, *options).out.split())
+
+
 def test_options_reach_the_pipeline(cli, digits, calib, tmp_path):
     report = tmp_path / "o.json"
     common = ("optimize", digits, "--calib", calib, "-o", tmp_path / "o.onnx", "--json", report)

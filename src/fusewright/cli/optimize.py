@@ -221,6 +221,7 @@ def _finish(
 
 
 def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Sequence[Any]:
+    from fusewright.quantize.int4.weights import GPTQ
     from fusewright.report import result_tables as tables
     from fusewright.report.half_tables import half_section, measured_on
     from fusewright.report.plan_tables import hint_lines, kinds_table
@@ -229,7 +230,8 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
     width = terminal.width - 2
     how = result.plan.precision
     if result.samples:
-        how += f" by {settings['method']}"
+        weights = result.plan.precision.startswith("int4")
+        how += f" by {settings.get('int4_method', GPTQ) if weights else settings['method']}"
     head = tables.headline(result.path, len(result.plan.groups), result.samples, how)
     parts = section(head)
     hints = hint_lines(result.plan, width, terminal.verbose)
