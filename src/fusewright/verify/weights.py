@@ -19,6 +19,7 @@ from fusewright.graph.light import byte_size
 # Smaller ones are left to onnxruntime.
 _SMALL = 1 << 14
 _AT_ONCE = 2
+_SCALES = 1 << 20
 _CAST, _QUANTIZE, _DEQUANTIZE = "Cast", "QuantizeLinear", "DequantizeLinear"
 _FLOATS: dict[int, type] = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16}
 
@@ -31,6 +32,37 @@ class _Chain:
     nodes: tuple[onnx.NodeProto, ...]
 
 
+class _Stored:
+    """Small stored tensors by name, scales and zero-points; as they are, or behind a Cast."""
+
+    def __init__(self, graph: onnx.GraphProto, folder: Path) -> None:
+        self._folder = str(folder)
+        self._tensors = {t.name: t for t in graph.initializer}
+        self._casts = {
+            node.output[0]: node
+            for node in graph.node
+            if node.op_type == _CAST and node.input[0] in self._tensors
+        }
+        self._found: dict[str, np.ndarray | None] = {}
+
+    def find(self, name: str) -> np.ndarray | None:
+        """The values, where they are stored and few."""
+        if name not in self._found:
+            self._found[name] = self._read(name)
+        return self._found[name]
+
+    def _read(self, name: str) -> np.ndarray | None:
+        cast = self._casts.get(name)
+        tensor = self._tensors.get(name if cast is None else cast.input[0])
+        if tensor is None or byte_size(tensor) > _SCALES:
+            return None
+        values: np.ndarray = numpy_helper.to_array(tensor, self._folder)
+        if cast is None:
+            return values
+        kind = _FLOATS.get(_attribute(cast, "to", 0))
+        return None if kind is None else values.astype(kind)
+
+
 def with_computed_weights(model: onnx.ModelProto, folder: Path, file: Path) -> onnx.ModelProto:
     """A copy whose INT8-rounded weights are stored as the floats that they stand for.
 
@@ -39,7 +71,7 @@ def with_computed_weights(model: onnx.ModelProto, folder: Path, file: Path) -> o
         folder: where it will be opened.
         file: in that folder; what is computed is written there.
     """
-    stored = {t.name: t for t in model.graph.initializer}
+    stored = _Stored(model.graph, folder)
     chains = list(_chains(model.graph, stored))
     if not chains:
         return model
@@ -61,7 +93,7 @@ def with_computed_weights(model: onnx.ModelProto, folder: Path, file: Path) -> o
     return copy
 
 
-def _chains(graph: onnx.GraphProto, stored: dict[str, TensorProto]) -> Iterator[_Chain]:
+def _chains(graph: onnx.GraphProto, stored: _Stored) -> Iterator[_Chain]:
     """The longest chains with a pair in INT8; a value in the middle is read by nothing else."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -83,7 +115,7 @@ def _steps_from(
     first: onnx.NodeProto,
     readers: dict[str, list[onnx.NodeProto]],
     outputs: set[str],
-    stored: dict[str, TensorProto],
+    stored: _Stored,
 ) -> list[onnx.NodeProto]:
     nodes: list[onnx.NodeProto] = []
     following = [first]
@@ -96,55 +128,52 @@ def _steps_from(
     return nodes
 
 
-def _is_step(node: onnx.NodeProto, stored: dict[str, TensorProto]) -> bool:
+def _is_step(node: onnx.NodeProto, stored: _Stored) -> bool:
     if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type == _CAST:
         return _attribute(node, "to", 0) in _FLOATS
     if node.op_type not in (_QUANTIZE, _DEQUANTIZE) or len(node.input) < 3:
         return False
-    scale, zero = (stored.get(name) for name in node.input[1:3])
+    scale, zero = (stored.find(name) for name in node.input[1:3])
     return (
         scale is not None
-        and scale.data_type in _FLOATS
+        and scale.dtype in _FLOATS.values()
         and zero is not None
-        and zero.data_type == TensorProto.INT8
+        and zero.dtype == np.int8
         and not _attribute(node, "block_size", 0)
-        and not np.any(numpy_helper.to_array(zero))
+        and not zero.any()
     )
 
 
-def _computed(chain: _Chain, stored: dict[str, TensorProto], folder: Path) -> np.ndarray:
+def _computed(chain: _Chain, stored: _Stored, folder: Path) -> np.ndarray:
     values: np.ndarray = numpy_helper.to_array(chain.tensor, str(folder))
     for node in chain.nodes:
         values = _STEPS[node.op_type](values, node, stored)
     return np.ascontiguousarray(values)
 
 
-def _cast(values: np.ndarray, node: onnx.NodeProto, _: dict[str, TensorProto]) -> np.ndarray:
+def _cast(values: np.ndarray, node: onnx.NodeProto, _: _Stored) -> np.ndarray:
     with np.errstate(over="ignore"):
         return values.astype(_FLOATS[_attribute(node, "to", 0)])
 
 
-def _quantize(
-    values: np.ndarray, node: onnx.NodeProto, stored: dict[str, TensorProto]
-) -> np.ndarray:
+def _quantize(values: np.ndarray, node: onnx.NodeProto, stored: _Stored) -> np.ndarray:
     steps = values.astype(np.float32) / _scale(values, node, stored).astype(np.float32)
     np.rint(steps, out=steps)
     np.clip(steps, -128, 127, out=steps)
     return steps
 
 
-def _dequantize(
-    values: np.ndarray, node: onnx.NodeProto, stored: dict[str, TensorProto]
-) -> np.ndarray:
+def _dequantize(values: np.ndarray, node: onnx.NodeProto, stored: _Stored) -> np.ndarray:
     scale = _scale(values, node, stored)
     result: np.ndarray = (values * scale.astype(np.float32)).astype(scale.dtype, copy=False)
     return result
 
 
-def _scale(values: np.ndarray, node: onnx.NodeProto, stored: dict[str, TensorProto]) -> np.ndarray:
-    scale: np.ndarray = numpy_helper.to_array(stored[node.input[1]])
+def _scale(values: np.ndarray, node: onnx.NodeProto, stored: _Stored) -> np.ndarray:
+    scale = stored.find(node.input[1])
+    assert scale is not None
     if scale.ndim == 1:
         shape = [1] * values.ndim
         shape[_attribute(node, "axis", 1)] = scale.size
