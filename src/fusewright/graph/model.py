@@ -6,11 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.collector import without_gc
 from fusewright.graph.session import TensorSpec
 from fusewright.graph.walk import toposort
+
+_HALF = (np.float16, ml_dtypes.bfloat16)
 
 
 @dataclass
@@ -77,6 +81,11 @@ class Interface:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def half(self) -> tuple[str, ...]:
+        """Names of those that are FP16 or BF16."""
+        return tuple(s.name for s in (*self.inputs, *self.outputs) if s.dtype in _HALF)
 
 
 def trace_origins(

@@ -31,7 +31,7 @@ from fusewright.quantize.placement import place
 
 
 def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
-    """`make`'s plan → [smooth → balance] → collapse → [calibrate → quantize] → write.
+    """`make`'s plan → [order → smooth → balance] → collapse → [calibrate → types] → verify → write.
 
     All rewrites are proven at once, by the last float model; where that does not hold, it begins
     anew and proves stage by stage.

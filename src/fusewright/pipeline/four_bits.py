@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from fusewright.errors import DataError
 from fusewright.graph.convert import to_proto
-from fusewright.graph.save import save
 from fusewright.pipeline.prepare import runnable
-from fusewright.pipeline.stages import Job, with_outputs
+from fusewright.pipeline.stages import Job, flat_model
 from fusewright.plan.plan import FLOAT, Plan
 from fusewright.quantize.int4.scaling import scale_channels
 from fusewright.quantize.int4.sites import Int4Site, Kept, int4_sites
@@ -88,8 +87,7 @@ def _observed(
             f"INT4 by {job.options.int4.method} reads the samples more than once, and these come"
             " once: give a file or folder, or --int4-method rtn"
         )
-    flat = job.workspace.folder / "float.onnx"
     wanted = dict.fromkeys(name for site in sites for name in site.reads)
-    save(with_outputs(runnable(to_proto(plan.model.graph), job.source), wanted), flat)
+    flat = flat_model(plan, job, wanted, "float")
     for part in plan_passes(sites):
         yield part, observe_inputs(flat, part, job.samples, job.options.calibration)

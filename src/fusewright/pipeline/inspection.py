@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
@@ -30,7 +29,6 @@ from fusewright.quantize.existing import count_qdq, dequantized_formats, dequant
 from fusewright.quantize.insert import strip_qdq as strip_graph
 from fusewright.verify import Comparison, compare_models
 
-_HALF = (np.float16, ml_dtypes.bfloat16)
 # Node → its input slots behind a Q/DQ pair.
 _Reads = Mapping[str, frozenset[int]]
 
@@ -119,8 +117,7 @@ def compare(
     feeds = open_samples(data, source.interface.inputs, images).limit(samples)
     judged: Path | onnx.ModelProto = Path(second)
     if needs_twin(source, other):
-        specs = (*source.interface.inputs, *source.interface.outputs)
-        judged = rounding_twin(load_weights(other), [s.name for s in specs if s.dtype in _HALF])
+        judged = rounding_twin(load_weights(other), source.interface.half)
     return compare_models(Path(first), judged, feeds)[0]
 
 
@@ -131,8 +128,7 @@ def needs_twin(first: Source, second: Source) -> bool:
     twin, which rounds after each operator, is compared in its place.
     """
     types = {spec.name: spec.dtype for spec in (*first.interface.inputs, *first.interface.outputs)}
-    specs = (*second.interface.inputs, *second.interface.outputs)
-    differ = any(spec.dtype in _HALF and types.get(spec.name) == np.float32 for spec in specs)
+    differ = any(types.get(name) == np.float32 for name in second.interface.half)
     return differ or holds_bfloat16(second.proto)
 
 

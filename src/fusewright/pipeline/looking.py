@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fusewright.calibrate.channels import observe_channels
-from fusewright.graph.convert import to_proto
-from fusewright.graph.save import save
-from fusewright.pipeline.prepare import runnable
-from fusewright.pipeline.stages import Job, with_outputs
+from fusewright.pipeline.stages import Job, flat_model
 from fusewright.plan.plan import AUTO, Plan
 from fusewright.quantize.balance import plan_balance
 from fusewright.quantize.smooth import Smoothing, plan_smoothing
@@ -29,8 +26,7 @@ def channel_maxima(plan: Plan, job: Job) -> dict[str, np.ndarray]:
         wanted |= dict.fromkeys((name for site in sites for name in site.observe), 0)
     if not wanted:
         return {}
-    flat = job.workspace.folder / "flat.onnx"
-    save(with_outputs(runnable(to_proto(plan.model.graph), job.source), wanted), flat)
+    flat = flat_model(plan, job, wanted)
     feeds = job.samples.preview(job.options.verify_samples)
     seen = observe_channels(flat, wanted, feeds, job.options.calibration).observers
     return {name: observer.maxima for name, observer in seen.items()}

@@ -12,10 +12,9 @@ import onnx_graphsurgeon as gs
 from fusewright.calibrate.channels import ChannelObserver, observe_channels
 from fusewright.errors import PlanError
 from fusewright.graph.convert import to_proto
-from fusewright.graph.save import save
 from fusewright.graph.walk import peek
 from fusewright.pipeline.prepare import runnable
-from fusewright.pipeline.stages import Job, with_outputs
+from fusewright.pipeline.stages import Job, flat_model
 from fusewright.plan.plan import AUTO, OFF, Plan, Smooth
 from fusewright.quantize.alpha import ROWS, choose_alpha
 from fusewright.quantize.migrate import Applied, apply_smoothing, row_maxima, smoothing_scale
@@ -183,9 +182,7 @@ def _observe(
     if AUTO in (settings[site.source] for site in sites):
         limit = min(limit or _LOOKED_AT, _LOOKED_AT)
     expected = limit if total is None else min(total, limit or total)
-    flat = job.workspace.folder / "flat.onnx"
-    proto = runnable(to_proto(plan.model.graph), job.source)
-    save(with_outputs(proto, tensors), flat)
+    flat = flat_model(plan, job, tensors)
     seen = observe_channels(
         flat,
         tensors,

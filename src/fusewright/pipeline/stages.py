@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-import ml_dtypes
-import numpy as np
 import onnx
 
 from fusewright.calibrate import Ranges, Samples
@@ -39,8 +38,6 @@ from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement
 from fusewright.search import observed
 from fusewright.verify import Comparison
-
-_HALF = (np.float16, ml_dtypes.bfloat16)
 
 
 @dataclass
@@ -148,6 +145,14 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
     return Seen(ranges, tensors, seen.samples, seen if searches else None)
 
 
+def flat_model(plan: Plan, job: Job, wanted: Iterable[str], name: str = "flat") -> Path:
+    """The flat model as it is now, with these tensors as outputs, in the workspace."""
+    path = job.workspace.folder / f"{name}.onnx"
+    proto = runnable(to_proto(plan.model.graph), job.source)
+    save(with_outputs(proto, wanted), path)
+    return path
+
+
 def with_outputs(proto: onnx.ModelProto, wanted: Iterable[str]) -> onnx.ModelProto:
     """Makes tensors outputs, in place."""
     known = {v.name for v in (*proto.graph.output, *proto.graph.input)}
@@ -201,10 +206,7 @@ def measure(proto: onnx.ModelProto, half: HalfPlan | None, job: Job) -> Comparis
     final, reference = runnable(proto, job.source), job.proof.reference
     if half is None:
         return reference.compare(final, is_final=True)
-    interface = (*job.source.interface.inputs, *job.source.interface.outputs)
-    check = RangeCheck(
-        rounding_twin(final, [spec.name for spec in interface if spec.dtype in _HALF])
-    )
+    check = RangeCheck(rounding_twin(final, job.source.interface.half))
     comparison, seen = reference.compare_and_fetch(check.model, check.outputs)
     for name in check.overflows(seen, reference.feeds, job.workspace.folder):
         job.trace.add("verify", "overflow", name, detail=f"beyond {half.kind} on a sample")
