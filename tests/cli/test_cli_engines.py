@@ -101,13 +101,35 @@ def test_shapes_in_trtexec_s_spelling(cli, quantized, tmp_path):
 
 
 def test_a_shape_that_is_left_out_is_its_neighbour_s():
-    assert all_shapes(None, (None, "a:2x3,b:4", None)) == {
+    assert all_shapes(None, (None, "a:2x3,b:4", None))[0] == {
         "a": ((2, 3),) * 3,
         "b": ((4,),) * 3,
     }
-    assert all_shapes(None, ("a:1", None, "a:8")) == {"a": ((1,), (8,), (8,))}
-    assert all_shapes(None, (None, "'x:0':1x3, y:2", None))["x:0"][1] == (1, 3)
-    assert all_shapes(["c:5"], (None, "a:2", None))["c"] == ((5,),) * 3
+    assert all_shapes(None, ("a:1", None, "a:8"))[0] == {"a": ((1,), (8,), (8,))}
+    assert all_shapes(None, (None, "'x:0':1x3, y:2", None))[0]["x:0"][1] == (1, 3)
+    assert all_shapes(["c:5"], (None, "a:2", None))[0]["c"] == ((5,),) * 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--minShapes", "input:1x3x8x8"], "--minShapes input:1x3x8x8 does not fit"),
+        (["--optShapes", "input:1x1x8x8", "--maxShapes", "input:4x1x8"], "--maxShapes input:4x1x8"),
+        (["--optShapes", "img:1x1x8x8"], "--optShapes names 'img'"),
+        (["--maxShapes", "input:0x1x8x8"], "--maxShapes input:0x1x8x8 holds no elements"),
+        (
+            ["--minShapes", "input:4x1x8x8", "--maxShapes", "input:2x1x8x8"],
+            "--minShapes input:4x1x8x8, --maxShapes input:2x1x8x8 must be MIN <= OPT <= MAX",
+        ),
+        (["--shapes", "input:1x1x8x8", "--maxShapes", "input:2x1x8x8"], "--shapes and --maxShapes"),
+        (["--optShapes", ""], "--optShapes : is not NAME:1x3x224x224"),
+    ],
+)
+def test_the_option_that_was_typed_is_blamed(arguments, said, cli, quantized, tmp_path):
+    for more in (["--print-trtexec"], ["-o", tmp_path / "e", "--with", "tensorrt_rtx"]):
+        outcome = cli("build", quantized, *more, *arguments)
+        assert outcome.code == 2 and outcome.out == "" and outcome.err.count("\n") == 1
+        assert said in outcome.err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

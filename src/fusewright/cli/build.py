@@ -90,9 +90,11 @@ def build(
     from fusewright.engine.build import LAYERS_SUFFIX, BuildOptions
 
     terminal = Terminal(verbose, quiet)
+    ranges, typed = all_shapes(shapes, (min_shapes, opt_shapes, max_shapes))
     options = BuildOptions(
         backend=backend,
-        shapes=all_shapes(shapes, (min_shapes, opt_shapes, max_shapes)),
+        shapes=ranges,
+        typed=typed,
         sm=sm,
         timing_cache=timing_cache,
         refit=refit,
@@ -172,7 +174,7 @@ def trtexec_line(
     source = read_source(model)
     check_version(source.proto, version)
     profiles: Mapping[str, ShapeRange]
-    profiles, _ = choose_profiles(source.interface.inputs, options.shapes)
+    profiles, _ = choose_profiles(source.interface.inputs, options.shapes, options.typed)
     asked = TrtexecOptions(
         version=version,
         engine=engine,

@@ -13,7 +13,7 @@ from fusewright.engine.describe import describe
 from fusewright.engine.interrupt import run_stoppable
 from fusewright.engine.kernels import parse_kernels
 from fusewright.engine.outline import Outline
-from fusewright.engine.profiles import ShapeRange, choose_profiles
+from fusewright.engine.profiles import ShapeRange, Typed, choose_profiles
 from fusewright.engine.report import EngineReport, KernelReport
 from fusewright.engine.types import formats_of
 from fusewright.errors import OutputError
@@ -31,6 +31,7 @@ class BuildOptions:
     Attributes:
         backend: `tensorrt` or `tensorrt_rtx`; None takes the best that can build here.
         shapes: input name → smallest, optimal and largest shape of a dynamic input.
+        typed: input name → the options its three shapes were given in, where not in `--shapes`.
         sm: compute capability to build for, such as 89; None leaves it to TensorRT.
         layers: also write the report beside the engine, as `<engine>.layers.json`.
         timing_cache: a file of kernel timings, read where it is there and written after the build;
@@ -41,6 +42,7 @@ class BuildOptions:
 
     backend: str | None = None
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
+    typed: Mapping[str, Typed] = field(default_factory=dict)
     sm: int | None = None
     layers: bool = True
     timing_cache: Path | None = None
@@ -77,7 +79,7 @@ def build(
     source = read_source(model)
     targets = engine_targets(source.path, out, options)
     backend = find_backend(options.backend)
-    profiles, notes = choose_profiles(source.interface.inputs, options.shapes)
+    profiles, notes = choose_profiles(source.interface.inputs, options.shapes, options.typed)
     start = time.perf_counter()
     log = BuildLog(backend.module)
     request = _request(source.path, options, profiles, formats_of(source.proto))

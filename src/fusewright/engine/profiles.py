@@ -10,10 +10,15 @@ from fusewright.graph.session import TensorSpec
 Shape = tuple[int, ...]
 ShapeRange = tuple[Shape, Shape, Shape]
 """Smallest, optimal and largest shape of one input."""
+Typed = tuple[str, str, str]
+"""The options that the three shapes of one input were given in, as messages name them."""
+_TYPED: Typed = ("--shapes",) * 3
 
 
 def choose_profiles(
-    inputs: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange]
+    inputs: Sequence[TensorSpec],
+    shapes: Mapping[str, ShapeRange],
+    typed: Mapping[str, Typed] | None = None,
 ) -> tuple[dict[str, ShapeRange], tuple[str, ...]]:
     """A shape range for each dynamic input, and notes on what was assumed.
 
@@ -24,7 +29,7 @@ def choose_profiles(
         UsageError: `shapes` names an unknown input or does not fit one.
         EngineError: an input with other dynamic axes has no declared shapes.
     """
-    check_shapes(inputs, shapes)
+    check_shapes(inputs, shapes, typed)
     profiles: dict[str, ShapeRange] = {}
     notes = []
     for spec in inputs:
@@ -39,17 +44,29 @@ def choose_profiles(
     return profiles, tuple(notes)
 
 
-def check_shapes(inputs: Sequence[TensorSpec], shapes: Mapping[str, ShapeRange]) -> None:
+def check_shapes(
+    inputs: Sequence[TensorSpec],
+    shapes: Mapping[str, ShapeRange],
+    typed: Mapping[str, Typed] | None = None,
+) -> None:
     """Refuses declared shapes that the model cannot have.
+
+    Args:
+        inputs: of the model.
+        shapes: input name → smallest, optimal and largest shape.
+        typed: input name → the options they were given in; `--shapes` where it says nothing.
 
     Raises:
         UsageError: `shapes` names an unknown input or does not fit one.
     """
     known = {spec.name: spec for spec in inputs}
     for name, ranges in shapes.items():
+        options = (typed or {}).get(name, _TYPED)
         if name not in known:
-            raise UsageError(f"--shapes names {name!r}; the model's inputs are {', '.join(known)}")
-        _check_fit(known[name], ranges)
+            raise UsageError(
+                f"{options[0]} names {name!r}; the model's inputs are {', '.join(known)}"
+            )
+        _check_fit(known[name], ranges, options)
 
 
 def is_dynamic(spec: TensorSpec) -> bool:
@@ -74,23 +91,29 @@ def _batch_one(spec: TensorSpec) -> Shape:
     return (1, *static)
 
 
-def _check_fit(spec: TensorSpec, shapes: ShapeRange) -> None:
+def _check_fit(spec: TensorSpec, shapes: ShapeRange, typed: Typed) -> None:
     lowest, optimal, highest = shapes
-    for shape in shapes:
+    for option, shape in zip(typed, shapes, strict=True):
         if spec.shape is not None and not _fits(shape, spec.shape):
             raise UsageError(
-                f"--shapes {spec.name}:{_x(shape)} does not fit input {described(spec)}"
+                f"{option} {spec.name}:{_x(shape)} does not fit input {described(spec)}"
             )
     if 0 in optimal and not (spec.shape is not None and 0 in spec.shape):
-        raise UsageError(f"--shapes {spec.name}:{_x(optimal)} holds no elements")
+        raise UsageError(f"{typed[1]} {spec.name}:{_x(optimal)} holds no elements")
     ranks_differ = not len(lowest) == len(optimal) == len(highest)
     if ranks_differ or any(
         not 0 <= a <= b <= c for a, b, c in zip(lowest, optimal, highest, strict=True)
     ):
         raise UsageError(
-            f"--shapes {spec.name}:{_x(lowest)}:{_x(optimal)}:{_x(highest)} must be "
-            "MIN <= OPT <= MAX in every dimension"
+            f"{_as_typed(spec.name, shapes, typed)} must be MIN <= OPT <= MAX in every dimension"
         )
+
+
+def _as_typed(name: str, shapes: ShapeRange, typed: Typed) -> str:
+    if typed == _TYPED:
+        return f"{_TYPED[0]} {name}:{':'.join(map(_x, shapes))}"
+    given = dict(zip(typed, shapes, strict=True))
+    return ", ".join(f"{option} {name}:{_x(shape)}" for option, shape in given.items())
 
 
 def _fits(shape: Shape, declared: tuple[int | str | None, ...]) -> bool:

@@ -79,7 +79,7 @@ def build_with_trtexec(
     program = find_trtexec()
     number = trtexec_version(program)
     asked = _asked(source, options, _line_version(number))
-    profiles, notes = choose_profiles(source.interface.inputs, options.shapes)
+    profiles, notes = choose_profiles(source.interface.inputs, options.shapes, options.typed)
     start = time.perf_counter()
     try:
         with tempfile.TemporaryDirectory(dir=Path(out).parent, prefix=".fusewright-") as folder:
