@@ -196,6 +196,22 @@ def test_a_timing_cache_is_not_for_rtx(cli, quantized, tmp_path):
 
 
 @needs_rtx
+@pytest.mark.parametrize("sm", ["0", "-5", "90", "890"])
+def test_an_sm_that_is_none(sm, cli, quantized, tmp_path):
+    outcome = cli("build", quantized, "-o", tmp_path / "e", "--with", "tensorrt_rtx", "--sm", sm)
+    assert outcome.code == 2 and outcome.err.count("\n") == 1
+    assert outcome.err.startswith(f"error: --sm {sm}: tensorrt_rtx ")
+    assert "builds for SM 75, 80, 86, 89" in outcome.err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("how", [("--print-trtexec",), ("--with", "trtexec")])
+def test_trtexec_takes_no_sm(how, cli, quantized, tmp_path):
+    outcome = cli("build", quantized, "-o", tmp_path / "e", "--sm", "89", *how)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err == "error: --sm: trtexec builds for the GPU it runs on\n"
+
+
+@needs_rtx
 def test_every_refused_node_is_named(cli, tmp_path):
     nodes = [helper.make_node("Mystery", ["x"], ["a"], "first", domain="odd"),
              helper.make_node("Riddle", ["a"], ["y"], "second", domain="odd")]  # fmt: skip

@@ -106,7 +106,7 @@ def test_compute_capability(tmp_path: Path) -> None:
     path = _save(tmp_path, engine_models.one_conv())
     report = build(path, None, BuildOptions("tensorrt_rtx", sm=89))
     assert report.operations == {"conv": {"Int8": 1}}
-    with pytest.raises(EngineError, match=r"SM 90: choose .*89"):
+    with pytest.raises(UsageError, match=r"--sm 90: .* builds for SM .*89"):
         build(path, None, BuildOptions("tensorrt_rtx", sm=90))
 
 

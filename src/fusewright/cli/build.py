@@ -101,6 +101,8 @@ def build(
         strip_weights=strip_weights,
     )
     if print_trtexec:
+        if sm is not None:
+            raise UsageError("--sm: trtexec builds for the GPU it runs on")
         terminal.data(trtexec_line(model, output, options, trtexec_version or _NEWEST))
         return
     if trtexec_version is not None:

@@ -31,23 +31,23 @@ class BuildOptions:
     Attributes:
         backend: `tensorrt` or `tensorrt_rtx`; None takes the best that can build here.
         shapes: input name → smallest, optimal and largest shape of a dynamic input.
-        typed: input name → the options its three shapes were given in, where not in `--shapes`.
         sm: compute capability to build for, such as 89; None leaves it to TensorRT.
         layers: also write the report beside the engine, as `<engine>.layers.json`.
         timing_cache: a file of kernel timings, read where it is there and written after the build;
             `tensorrt` only.
         refit: the engine's weights can be replaced later.
         strip_weights: the engine is written without weights, which refitting brings back.
+        typed: input name → the options its three shapes were given in, where not in `--shapes`.
     """
 
     backend: str | None = None
     shapes: Mapping[str, ShapeRange] = field(default_factory=dict)
-    typed: Mapping[str, Typed] = field(default_factory=dict)
     sm: int | None = None
     layers: bool = True
     timing_cache: Path | None = None
     refit: bool = False
     strip_weights: bool = False
+    typed: Mapping[str, Typed] = field(default_factory=dict)
 
 
 def build(
@@ -70,9 +70,9 @@ def build(
 
     Raises:
         ModelError: the file is not a whole ONNX model.
-        UsageError: `options` name a backend, input or feature that does not exist, or shapes that
-            do not fit.
-        EngineError: no TensorRT, an SM or a node it does not take, or a build that fails.
+        UsageError: `options` name a backend, input, SM or feature that does not exist, or shapes
+            that do not fit.
+        EngineError: no TensorRT, a node it does not take, or a build that fails.
         OutputError: `out` cannot be written.
     """
     options = options or BuildOptions()

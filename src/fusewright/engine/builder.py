@@ -71,8 +71,8 @@ class Builder:
         """Refuses what this TensorRT does not have, before anything is done.
 
         Raises:
-            UsageError: an option it lacks.
-            EngineError: an SM or a number format it lacks.
+            UsageError: an option or an SM it lacks.
+            EngineError: a number format it lacks.
         """
         if request.timing_cache is not None and self._backend.is_rtx:
             raise UsageError(
@@ -169,9 +169,9 @@ class Builder:
         known = getattr(getattr(self._trt, "ComputeCapability", None), "__members__", {})
         if f"SM{sm}" not in known:
             names = ", ".join(name[2:] for name in known if name.startswith("SM"))
-            raise EngineError(
-                f"{self.name} cannot build for SM {sm}"
-                + (f": choose {names}" if names else ": it builds for the GPU it runs on")
+            raise UsageError(
+                f"--sm {sm}: {self.name} builds for "
+                + (f"SM {names}" if names else "the GPU it runs on alone")
             )
         return known[f"SM{sm}"]
 
