@@ -118,9 +118,9 @@ BAD_CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
         ("--group-precision", "nope*=fp8"),
     ),
     "group precision of no format": (
-        _plain("--group-precision", "op:Conv=fp9"),
+        _plain("--group-precision", "op:Conv=FP9"),
         2,
-        ("op:Conv=fp9", "int8, fp8, int4, float"),
+        ("op:Conv=FP9", "int8, fp8, int4, float"),
     ),
     "group precision that no group can have": (
         _plain("--group-precision", "op:Conv=int4"),
@@ -146,7 +146,7 @@ BAD_CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
     "search without pairs": (_plain("--search", "plan", "--precision", "fp32"), 2, ("fp32",)),
     "search budget alone": (_plain("--search-budget", "9"), 2, ("--search-budget", "--search")),
     "search budget": (_plain("--search", "plan", "--search-budget", "x"), 2, ("--search-budget",)),
-    "a precision in capitals": (_plain("--precision", "INT8"), 2, ("INT8", "int8+fp16")),
+    "a precision in capitals": (_plain("--precision", "INT3"), 2, ("INT3", "int8+fp16")),
     "a half rest that the target cannot read": (
         _plain("--target", "tensorrt-8.6", "--precision", "int8+fp16"),
         2,

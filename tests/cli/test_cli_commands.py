@@ -156,6 +156,20 @@ def test_inspect_json_is_only_json(cli, digits):
     assert all(wanted <= set(group) for group in data["groups"])
 
 
+def test_case_does_not_matter(cli, digits, tmp_path):
+    def options(spell):
+        return ["--precision", spell("int8+fp16"), "--target", spell("tensorrt-10:l4"),
+                "--group-precision", f"op:Conv={spell('fp8')}"]  # fmt: skip
+
+    lower, upper = (cli("inspect", digits, "--json", *options(f)) for f in (str.lower, str.upper))
+    assert (upper.code, upper.err, upper.out) == (0, "", lower.out)
+    plan = tmp_path / "plan.yaml"
+    assert cli("plan", digits, "-o", plan, *options(str.upper)).code == 0
+    plan.write_text(plan.read_text().replace("decision: int8", "decision: INT8"))
+    outcome = cli("optimize", digits, "--random-data", "-o", tmp_path / "o.onnx", "--plan", plan)
+    assert outcome.code == 0 and "INT8+FP16" in outcome.out.upper()
+
+
 def test_inspect_reads_the_decisions_of_a_quantized_file(cli, quantized):
     data = json.loads(cli("inspect", quantized, "--json").out)
     assert sum(group["decision"] == "int8" for group in data["groups"]) == 9
@@ -275,7 +289,7 @@ def test_build_reports_kernels_by_kind(cli, quantized, tmp_path):
     [
         (["--with", "tvm"], 2, "tvm"),
         (["--shapes", "img:1x1x8x8"], 2, "img"),
-        (["--sm", "1"], 1, "SM 1"),
+        (["--sm", "1"], 2, "--sm 1: "),
     ],
 )
 def test_build_refuses_in_one_line(arguments, code, said, cli, quantized, tmp_path):

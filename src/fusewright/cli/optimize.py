@@ -169,9 +169,8 @@ def _settle(settings: dict[str, Any]) -> None:
         del settings["percentile"]
     elif method != "percentile":
         raise UsageError(f"--percentile is for --method percentile, not {method}")
-    in_four_bits = settings["plan"] is not None or any(
-        "int4" in asked for asked in (settings["precision"] or "", *settings["group_precision"])
-    )
+    asked = (settings["precision"] or "", *settings["group_precision"])
+    in_four_bits = settings["plan"] is not None or any("int4" in text.lower() for text in asked)
     for name in ("int4_method", "block_size"):
         if settings[name] is None:
             del settings[name]

@@ -160,7 +160,7 @@ class Options:
         Raises:
             PlanError: the plan file cannot be read.
         """
-        asked = {request.rpartition("=")[2] for request in self.group_precision}
+        asked = {request.rpartition("=")[2].strip().lower() for request in self.group_precision}
         asked |= {self.formats.quantized} if self.formats.quantized is not None else set()
         if self.plan is not None:
             asked |= formats_in(Path(self.plan))

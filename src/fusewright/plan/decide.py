@@ -93,7 +93,8 @@ def _asked(plan: Plan, requests: Sequence[str], nodes: dict[str, gs.Node]) -> di
     """Group → the decision that --group-precision asks for."""
     found: dict[int, str] = {}
     for request in requests:
-        pattern, _, decision = request.rpartition("=")
+        pattern, _, text = request.rpartition("=")
+        decision = text.strip().lower()
         if not pattern or decision not in DECISIONS:
             raise UsageError(
                 f"--group-precision '{request}' is not PATTERN=FORMAT with one of"

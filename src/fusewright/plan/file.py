@@ -150,7 +150,7 @@ def _entries(data: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, st
         if not isinstance(entry, Mapping) or "name" not in entry or "decision" not in entry:
             raise PlanError(f"{path}: group {number} has no `name` or no `decision`")
         # YAML reads a bare `off` as false.
-        decision = OFF if entry["decision"] is False else str(entry["decision"])
+        decision = OFF if entry["decision"] is False else str(entry["decision"]).lower()
         yield str(entry["name"]), decision, str(entry.get("reason", "")), _smooth(entry, path)
 
 

@@ -29,16 +29,17 @@ class Precision:
 
     @classmethod
     def parse(cls, text: str) -> Precision:
-        """Reads `int8+fp16`, `fp8` (its rest is FP32) or `fp16` (nothing is quantized).
+        """Reads `int8+fp16`, `fp8` (its rest is FP32) or `fp16` (nothing is quantized), in any case.
 
         Raises:
             UsageError: it is none of them; the message lists all there are.
         """
         known = {form.text: form for form in _FORMS}
         known |= {f"{name}+{FP32}": cls(name, FP32) for name in QUANTIZED}
-        if text not in known:
+        form = known.get(text.strip().lower())
+        if form is None:
             raise UsageError(f"precision '{text}' is not one of {', '.join(PRECISIONS)}")
-        return known[text]
+        return form
 
     @property
     def text(self) -> str:
