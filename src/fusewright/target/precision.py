@@ -29,7 +29,7 @@ class Precision:
 
     @classmethod
     def parse(cls, text: str) -> Precision:
-        """Reads `int8+fp16`, `fp8` (its rest is FP32) or `fp16` (nothing is quantized), in any case.
+        """Reads `int8+fp16`, `fp8` (with an FP32 rest) or `fp16` (no Q/DQ), in any case.
 
         Raises:
             UsageError: it is none of them; the message lists all there are.
