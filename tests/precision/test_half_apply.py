@@ -304,26 +304,57 @@ def test_a_scale_without_a_reciprocal(scale: float) -> None:
     assert found.error() < 1e-2
 
 
+def _weight_pair(net: Net, weight: np.ndarray) -> Halved:
+    """float → Q → DQ, per output channel, in front of a Linear, in half."""
+    peaks = np.abs(weight).max(axis=0)
+    step = np.where(peaks > 0, peaks / 127, 1.0)
+    stored = [net.store(weight, "weight"), net.store(step, "step")]
+    stored.append(net.store(np.zeros(step.size), "zero", np.int8))
+    quantized = net.op("QuantizeLinear", *stored, axis=1)
+    restored = net.op("DequantizeLinear", quantized, *stored[1:], axis=1)
+    return halved(net, net.op("MatMul", net.input("x", 4, 8), restored))
+
+
+def _of_pair(found: Halved, index: int) -> list[np.ndarray]:
+    """What Q and DQ of the weight store at one of their inputs, or Q alone at its first."""
+    nodes = {n.op: n for n in found.model.graph.nodes}
+    ops = ("QuantizeLinear", "DequantizeLinear") if index else ("QuantizeLinear",)
+    return [nodes[op].inputs[index].values for op in ops]
+
+
 def test_a_weight_quantizes_as_it_did_in_float32() -> None:
-    """float → Q → DQ in half, a channel of which is tiny: the step is as near as half has one."""
+    """A channel of which is dead: its step is the least that has a reciprocal in half."""
     net = Net(19)
     weight = net.random.standard_normal((8, 8)).astype(np.float32)
     weight[:, 3] *= 1e-7
-    step = np.abs(weight).max(axis=0) / 127
-    zero = net.store(np.zeros(8), "zero", np.int8)
-    stored = [net.store(weight, "weight"), net.store(step, "step"), zero]
-    quantized = net.op("QuantizeLinear", *stored, axis=1)
-    restored = net.op("DequantizeLinear", quantized, *stored[1:], axis=1)
-    found = halved(net, net.op("MatMul", net.input("x", 4, 8), restored))
-    nodes = {n.op: n for n in found.model.graph.nodes}
-    scale = nodes["DequantizeLinear"].inputs[1].values
-    assert scale.dtype == np.float16
-    assert (scale > 0).all()
-    assert nodes["QuantizeLinear"].inputs[0].dtype == np.float32, "its scale has no reciprocal"
-    codes = np.rint(weight / nodes["QuantizeLinear"].inputs[1].values)
+    found = _weight_pair(net, weight)
+    assert _of_pair(found, 0)[0].dtype == np.float16, "stored in half the size"
+    scale, other = _of_pair(found, 1)
+    assert scale.dtype == other.dtype == np.float16
+    np.testing.assert_array_equal(scale, other)
+    assert np.isfinite(np.float16(1) / scale).all() and scale.min() < 1.6e-5
+    codes = np.rint(weight / scale.astype(np.float32))
     assert np.abs(codes).max() <= 127.5
     after = np.clip(codes, -128, 127) * scale.astype(np.float32)
+    step = np.abs(weight).max(axis=0) / 127
     before = np.rint(weight / step) * step
     usual = np.arange(8) != 3
     assert np.abs(after - before)[:, usual].max() <= step[usual].max() * 1.07
-    assert np.abs(after - before)[:, 3].max() <= 2.0**-24
+    assert np.abs(after - before)[:, 3].max() <= step[usual].min() / 64
+    assert found.error() < 1e-2
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[1e-3] * 7 + [5e-2], [1.0] * 3 + [1e-3] * 5, [1e-3] * 2 + [0.0] * 6],
+    ids=["all are small", "most are small", "the others are 0"],
+)
+def test_a_weight_whose_small_channels_count_stays_float32(sizes: list[float]) -> None:
+    net = Net(19)
+    weight = net.random.uniform(-1, 1, (8, 8)).astype(np.float32) * np.float32(sizes)
+    found = _weight_pair(net, weight)
+    assert _of_pair(found, 0)[0].dtype == np.float32, "its scale has no reciprocal"
+    quantizes, restores = _of_pair(found, 1)
+    assert (quantizes.dtype, restores.dtype) == (np.float32, np.float16)
+    np.testing.assert_array_equal(quantizes, restores.astype(np.float32))
+    assert found.error() < 1e-2

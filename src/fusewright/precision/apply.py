@@ -44,11 +44,12 @@ class _Editor:
     def run(self) -> None:
         self._settle_types()
         self._settle_names()
-        scales = self._half_scales()
+        scales, divisors = self._half_scales(), self._half_scales(QUANTIZE)
         for node in list(self.graph.nodes):
             self._settle_inputs(node)
-            if node.op in (QUANTIZE, DEQUANTIZE) and id(node.inputs[1]) in scales:
-                node.inputs[1] = self.stored.scale(node.inputs[1], self._is_half(node))
+            if node.op in (QUANTIZE, DEQUANTIZE) and id(scale := node.inputs[1]) in scales:
+                values = half_scale(peek(scale), self.kind, id(scale) in divisors)
+                node.inputs[1] = self.stored.scale(scale, values, self._is_half(node))
         for node in self.graph.nodes:
             if self._is_half(node):
                 _set_attributes(node, self.kind, self.flow)
@@ -151,12 +152,12 @@ class _Editor:
     def _suffix(self, is_half: bool) -> str:
         return self.kind.name if is_half else "fp32"
 
-    def _half_scales(self) -> set[int]:
-        """`id` of the scales that a half node of a pair reads."""
+    def _half_scales(self, *ops: str) -> set[int]:
+        """`id` of the scales that a half node of a pair reads, or one of these operators."""
         return {
             id(node.inputs[1])
             for node in self.graph.nodes
-            if node.op in (QUANTIZE, DEQUANTIZE) and self._is_half(node)
+            if node.op in (ops or (QUANTIZE, DEQUANTIZE)) and self._is_half(node)
         }
 
     def _drop_idle_casts(self) -> None:
@@ -190,15 +191,13 @@ class _Stored:
             self._made[key] = self._constant(tensor, self._kind.round(values), self._kind.name)
         return self._made[key]
 
-    def scale(self, tensor: gs.Constant, is_half: bool) -> gs.Constant:
-        """A scale as half, or as the float32 number that equals it."""
+    def scale(self, tensor: gs.Constant, values: np.ndarray, is_half: bool) -> gs.Constant:
+        """A scale as half `values`, or as the float32 numbers that equal them."""
         key = (id(tensor), "half scale" if is_half else "float32 scale")
         if key not in self._made:
-            values = half_scale(peek(tensor), self._kind)
             suffix = self._kind.name if is_half else "fp32"
-            if not is_half:
-                values = values.astype(np.float32)
-            self._made[key] = self._constant(tensor, values, suffix)
+            made = values if is_half else values.astype(np.float32)
+            self._made[key] = self._constant(tensor, made, suffix)
         return self._made[key]
 
     def _constant(self, old: gs.Constant, values: np.ndarray, suffix: str) -> gs.Constant:

@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.walk import attribute, axes_of, input_at, is_constant, peek, producer
 from fusewright.precision.flow import Flow
 from fusewright.precision.ops import LAYOUT, POINTWISE
+from fusewright.precision.scales import can_be_coarser, has_reciprocal
 from fusewright.precision.types import QUANTIZE
 
 _SUMS = frozenset(
@@ -84,10 +85,14 @@ def _too_fine(flow: Flow, node: gs.Node) -> str | None:
     # The engine multiplies by the scale's reciprocal, in the type of the scale.
     if not is_constant(node.inputs[1]):
         return None
-    smallest = float(peek(node.inputs[1]).min())
-    if smallest >= 1.0 / flow.kind.maximum:
+    scale, axis = peek(node.inputs[1]), int(attribute(node, "axis", flow.opset))
+    if has_reciprocal(scale, flow.kind):
         return None
-    return f"its scale {smallest:.2g} has no reciprocal in {flow.kind.title}"
+    weight = node.inputs[0]
+    per_channel = is_constant(weight) and scale.ndim == 1
+    if per_channel and can_be_coarser(scale, peek(weight), axis, flow.kind):
+        return None
+    return f"its scale {float(scale.min()):.2g} has no reciprocal in {flow.kind.title}"
 
 
 def _indexes(flow: Flow, node: gs.Node) -> str | None:
