@@ -13,6 +13,7 @@ from fusewright.engine.describe import describe
 from fusewright.engine.interrupt import run_stoppable
 from fusewright.engine.kernels import parse_kernels
 from fusewright.engine.outline import Outline
+from fusewright.engine.printed import without_native_stderr
 from fusewright.engine.profiles import ShapeRange, Typed, choose_profiles
 from fusewright.engine.report import EngineReport, KernelReport
 from fusewright.engine.types import formats_of
@@ -85,7 +86,8 @@ def build(
     request = _request(source.path, options, profiles, formats_of(source.proto))
     builder = Builder(backend, log)
     builder.check(request)
-    built = run_stoppable(lambda stop: builder.run(request, stop, progress))
+    with without_native_stderr():  # its logger is told the same
+        built = run_stoppable(lambda stop: builder.run(request, stop, progress))
     seconds = time.perf_counter() - start
     plan = describe(parse_kernels(log.text), Outline(source.proto))
     report = EngineReport(

@@ -43,6 +43,22 @@ _EXPLAINED = tuple(
             " nothing: insert a Cast",
         ),
         (
+            r"Attention operation was not supported by a dedicated kernel",
+            "it has no kernel for an Attention operator of this type and head size; `fusewright"
+            " optimize` writes it as MatMul, Softmax, MatMul, which it takes",
+        ),
+        (
+            r"missing values for shape input tensor (?P<name>.+?)\.",
+            "the input '{name}' holds a shape, so the engine depends on its values: store it in the"
+            " file as a constant",
+        ),
+        (r"Failed to sort the model topologically", "its nodes form a cycle"),
+        (r"Node input was not registered", "nothing writes one of its inputs"),
+        (
+            r"Failed to convert ONNX dat[ea] type",
+            "a tensor has a type that TensorRT lacks, such as text",
+        ),
+        (
             r"CUDA_SUCCESS\) failed|CUDA initialization failure",
             "this needs an NVIDIA GPU and driver, and there is none",
         ),
