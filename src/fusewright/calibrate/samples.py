@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from fusewright.calibrate.arrays import from_memory
@@ -22,6 +23,7 @@ from fusewright.calibrate.readers import (
     reader_blocks,
 )
 from fusewright.errors import DataError
+from fusewright.graph.refused import IN_FLOAT32
 from fusewright.graph.session import TensorSpec
 
 Arrays = dict[str, np.ndarray]
@@ -134,11 +136,18 @@ def open_samples(
         images: preprocessing for folders of images.
 
     Raises:
-        DataError: there is no such data, or it does not fit the inputs. Arrays are checked by
-            their headers here; images and what readers give, after the first, when reached.
+        DataError: there is no such data, or it does not fit the inputs, or an input is BF16. Arrays
+            are checked by their headers here; images and what readers give, after the first, when
+            reached.
         UsageError: random data with shapes that do not fit.
     """
     batch = next((group_size(spec) for spec in inputs), 1)
+    for spec in inputs:
+        if spec.dtype == ml_dtypes.bfloat16:
+            raise DataError(
+                f"input {spec.name!r} is BF16, and onnxruntime's CPU takes no such samples:"
+                f" {IN_FLOAT32}"
+            )
     if isinstance(source, RandomSamples):
         next(source.feeds(inputs))
         return Samples(lambda _: source.feeds(inputs), batch=batch, total=source.count * batch)

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime as ort
 
 from fusewright.errors import DataError, ModelError
+from fusewright.graph.refused import explained
 
 Feed = Mapping[str, np.ndarray]
 
@@ -59,7 +60,8 @@ def open_session(
     `left_out` names onnxruntime's optimizers that are not to run.
 
     Raises:
-        ModelError: onnxruntime cannot load it; the message is the first line of its reason.
+        ModelError: onnxruntime cannot load it; the message is the first line of its reason, or
+            names the tensor of a type that it lacks.
     """
     source = model if isinstance(model, bytes) else str(model)
     try:
@@ -70,7 +72,9 @@ def open_session(
             disabled_optimizers=list(left_out),
         )
     except Exception as error:  # onnxruntime's exceptions share no public base
-        raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+        known = explained(str(error), source)
+        said = known or f"onnxruntime cannot load the model: {first_line(error)}"
+        raise ModelError(said) from error
 
 
 def run_session(
