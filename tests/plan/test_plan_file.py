@@ -138,6 +138,22 @@ BROKEN = {
         lambda t: t[: t.index("groups:")] + "groups:\n- x\n",
         "group 1 has no `name`",
     ),
+    "a contract of no such inputs": (
+        lambda t: t.replace("inputs_to_quantize:\n  - 0", "inputs_to_quantize:\n  - 1", 1),
+        "group '/conv1/Conv' has inputs_to_quantize [1]; it can be [0]",
+    ),
+    "inputs that are a word": (
+        lambda t: t.replace("inputs_to_quantize:\n  - 0", "inputs_to_quantize: all", 1),
+        "inputs_to_quantize: all; it is a list of positions",
+    ),
+    "prepared as what it cannot be": (
+        lambda t: t.replace("decision: int8", "decision: int8\n  prepared_as: int7", 1),
+        "prepared_as: group '/conv1/Conv': no decision 'int7'",
+    ),
+    "a residual stream that is a word": (
+        lambda t: t.replace("groups:", "residual: all\ngroups:", 1),
+        "`residual` is not a list of tensors",
+    ),
     "a list": (lambda t: "- 1\n- 2\n", "is not a Fusewright plan"),
     "empty": (lambda t: "", "is not a Fusewright plan"),
     "not YAML": (lambda t: t + "\n  x: [", "is not YAML"),

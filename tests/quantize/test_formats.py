@@ -21,6 +21,7 @@ from fusewright.quantize.existing import count_qdq, dequantized_formats
 from fusewright.quantize.insert import insert_qdq, strip_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
+from fusewright.quantize.residual import stream_tensors
 from fusewright.quantize.weights import scale_of, weight_scale
 from fusewright.target import FORMATS
 
@@ -249,7 +250,7 @@ def test_the_residual_stream_takes_the_commonest_format() -> None:
     plan = _plan(Rules(quantized="fp8", group_precision=("three=int8",)), build)
     stream = {
         s.format
-        for s in place(plan, int8_residual=True).activations
+        for s in place(plan, stream_tensors(plan)).activations
         for name, _ in s.readers
         if name.endswith(("norm", "add"))
     }

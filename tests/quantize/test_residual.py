@@ -10,6 +10,7 @@ from fusewright.plan.decide import decide
 from fusewright.plan.plan import Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.placement import Placement, place
+from fusewright.quantize.residual import stream_tensors
 
 
 def _block(net: Net, x: str, width: int = 8) -> str:
@@ -43,13 +44,13 @@ def test_stays_float_by_default(plan: Plan) -> None:
 
 
 def test_norm_and_sum_read_one_pair(plan: Plan) -> None:
-    found = _readers(place(plan, int8_residual=True), plan)
+    found = _readers(place(plan, stream_tensors(plan)), plan)
     stream = [ops for ops in found.values() if "Add" in ops]
     assert stream == [{"LayerNormalization", "Add"}] * 2
 
 
 def test_branch_gets_no_pair(plan: Plan) -> None:
-    placement = place(plan, int8_residual=True)
+    placement = place(plan, stream_tensors(plan))
     nodes = {node.name: node for node in plan.model.graph.nodes}
     for site in placement.activations:
         adds = [(nodes[name], i) for name, i in site.readers if nodes[name].op == "Add"]
@@ -64,5 +65,5 @@ def test_norm_whose_output_is_float_reads_float() -> None:
     y = _block(net, x)
     y = net.op("LayerNormalization", y, net.draw(8), np.zeros(8, np.float32), axis=-1)
     plan = _plan(net, net.op("Exp", y))
-    found = _readers(place(plan, int8_residual=True), plan)
+    found = _readers(place(plan, stream_tensors(plan)), plan)
     assert {"LayerNormalization"} not in found.values()

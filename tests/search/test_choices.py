@@ -8,6 +8,7 @@ from building import Net
 from searching import chain_plan, planned
 
 from fusewright.plan.plan import FLOAT, Plan, node_index
+from fusewright.quantize.residual import stream_tensors
 from fusewright.search.arithmetic import multiply_adds, weight_elements
 from fusewright.search.choices import Choice, find_choices
 from fusewright.search.variant import Baseline, Variant, observed
@@ -107,9 +108,27 @@ def test_the_residual_stream() -> None:
     assert {"LayerNormalization", "Add"} <= ops
 
 
+def test_a_stream_that_linears_read_too() -> None:
+    """Post-norm: the stream is what the norm writes, and the next Linear reads it in INT8."""
+    net = Net()
+    x = net.input("x", "b", 5, 8)
+    for _ in range(2):
+        y = net.op("MatMul", net.op("Relu", net.op("MatMul", x, net.draw(8, 8))), net.draw(8, 8))
+        x = net.op("LayerNormalization", net.op("Add", x, y), net.draw(8), net.draw(8), axis=-1)
+    plan = planned(net, net.op("MatMul", x, net.draw(8, 3), name="head"))
+    baseline = Baseline.of(plan)
+    (choice,) = (c for n, c in _choices(plan).items() if n.startswith("residual stream quantized"))
+    nodes = node_index(plan.model.graph)
+    readers = {
+        name for site in baseline.set(plan, choice.variant).activations for name, _ in site.readers
+    }
+    assert {nodes[name].op for name in readers} == {"MatMul", "Add", "LayerNormalization"}
+
+
 def test_with_the_stream_quantized_the_choice_is_float() -> None:
     plan = _transformer()
-    baseline = Baseline.of(plan, int8_residual=True)
+    plan.residual = stream_tensors(plan)
+    baseline = Baseline.of(plan)
     names = [choice.name for choice in find_choices(plan, baseline)]
     assert any(name.startswith("residual stream in float") for name in names)
     with_stream = baseline.set(plan)

@@ -9,7 +9,9 @@ from building import Net
 from searching import Costs, FakeJudge, FakeWorkshop, chain_plan, planned
 
 from fusewright.errors import EngineError
+from fusewright.plan.file import apply_plan_file, write_plan
 from fusewright.plan.plan import FLOAT, Plan
+from fusewright.quantize.placement import place
 from fusewright.search import Journal, SearchOptions, SearchResult, search_placement
 from fusewright.search.result import FAILED, LEFT, TAKEN, UNTRIED
 
@@ -190,13 +192,15 @@ def test_tells_each_trial_as_it_ends(tmp_path: Path) -> None:
     assert any(line.endswith("98 kernels, 0.00 MB, 0.46 dB SQNR") for line in told)
 
 
-def test_says_what_a_plan_file_does_not_hold(tmp_path: Path) -> None:
-    """A skip in float is no decision on a group: the journal alone brings it back."""
-    net = Net()
-    x = net.op("Relu", net.conv(net.input("x", "b", 32, 8, 8), 32, 32))
-    y = net.op("Relu", net.conv(x, 32, 32))
-    x = net.op("Relu", net.op("Add", net.conv(y, 32, 32, name="block"), x))
-    plan = planned(net, net.op("Relu", net.conv(x, 32, 32)))
+def test_a_plan_file_holds_a_skip_in_float(tmp_path: Path) -> None:
+    def made() -> Plan:
+        net = Net()
+        x = net.op("Relu", net.conv(net.input("x", "b", 32, 8, 8), 32, 32))
+        y = net.op("Relu", net.conv(x, 32, 32))
+        x = net.op("Relu", net.op("Add", net.conv(y, 32, 32, name="block"), x))
+        return planned(net, net.op("Relu", net.conv(x, 32, 32)))
+
+    plan = made()
 
     class SkipCosts(Costs):
         def of(self, floats: frozenset[str]) -> tuple[int, int, float]:
@@ -206,4 +210,8 @@ def test_says_what_a_plan_file_does_not_hold(tmp_path: Path) -> None:
     result = _search(plan, SkipCosts({}), tmp_path)
     assert plan.group("block").inputs_to_quantize == (0,)
     assert "skip in float by search" in plan.group("block").reason
-    assert any(line.startswith("a plan file does not hold this") for line in result.lines())
+    file, again = tmp_path / "plan.yaml", made()
+    write_plan(plan, file)
+    apply_plan_file(again, file)
+    assert place(again).lines() == result.placement.lines()
+    assert place(made()).lines() != result.placement.lines()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from fusewright.errors import DataError, ModelError, VerifyError
+from fusewright.errors import DataError, ModelError, PlanError, UsageError, VerifyError
 from fusewright.graph.save import save
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
@@ -15,7 +17,7 @@ from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
-from fusewright.pipeline.searching import find_judge, search
+from fusewright.pipeline.searching import find_judge, plan_beside, search
 from fusewright.pipeline.smoothing import smooth
 from fusewright.pipeline.stages import (
     Job,
@@ -26,8 +28,10 @@ from fusewright.pipeline.stages import (
     watch_samples,
 )
 from fusewright.pipeline.trace import peak_memory
+from fusewright.plan.file import write_plan
 from fusewright.plan.plan import OFF, Plan
 from fusewright.quantize.placement import place
+from fusewright.quantize.residual import stream_tensors
 
 
 def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
@@ -48,15 +52,53 @@ def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
         return _through(make(), job, target)
 
 
+@contextmanager
+def _as_prepared(plan: Plan) -> Iterator[None]:
+    """Groups that a search decided behind the rewrites are to them what they were to it."""
+    decided = [(group, group.decision) for group in plan.groups if group.prepared_as is not None]
+    for group, _ in decided:
+        group.decision = group.prepared_as or group.decision
+    yield
+    for group, decision in decided:
+        group.decision = decision
+
+
+def _settle_residual(plan: Plan, job: Job) -> None:
+    """Sets the tensors of the residual stream that get a pair, as the plan or the options say.
+
+    Raises:
+        UsageError: both say it.
+        PlanError: the plan names a tensor that can have none.
+    """
+    asked = job.options.int8_residual
+    streams = stream_tensors(plan) if asked or plan.residual else frozenset[str]()
+    if plan.residual is None:
+        plan.residual = streams
+    elif asked:
+        raise UsageError(
+            "the plan says which tensors of the residual stream are quantized: --int8-residual"
+            " cannot be added"
+        )
+    unknown = plan.residual - streams
+    if unknown and any(group.reads_quantized for group in plan.groups):
+        raise PlanError(
+            f"the plan's `residual` names '{min(unknown)}', which is no tensor of the residual"
+            " stream, or is read by no quantized group"
+        )
+
+
 def _through(plan: Plan, job: Job, target: Path | None) -> Result:
     judge = None if job.options.search == OFF else find_judge(job.options)
-    order_norms(plan, job)
-    maxima = channel_maxima(plan, job)
-    smooth(plan, job, maxima)
-    balance(plan, job, maxima)
-    in_four_bits = find_int4(plan, job)
-    scale_int4(plan, in_four_bits, job)
-    placement = place(plan, job.options.int8_residual)
+    asked = {group.name: group.smooth for group in plan.groups}
+    with _as_prepared(plan):
+        order_norms(plan, job)
+        maxima = channel_maxima(plan, job)
+        smooth(plan, job, maxima)
+        balance(plan, job, maxima)
+        in_four_bits = find_int4(plan, job)
+        scale_int4(plan, in_four_bits, job)
+    _settle_residual(plan, job)
+    placement = place(plan, plan.residual or ())
     groups, proto = collapse_float(plan, job)
     # The proof keeps the core busy that Python, or opening a session, leaves idle.
     with ThreadPoolExecutor(max_workers=1) as side:
@@ -86,6 +128,10 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
     if target is not None:
         with job.trace.stage("write"):
             save(proto, target, job.workspace)
+            if searched is not None:
+                # With α as it was asked for: one that was found is found again, from the same data.
+                found = [replace(g, smooth=asked[g.name]) for g in plan.groups]
+                write_plan(replace(plan, groups=found), plan_beside(target))
     return Result(
         proto,
         job.workspace,

@@ -57,7 +57,8 @@ class Options:
         io_types: `keep`, or `half`: float inputs and outputs of the model take the rest's type.
         int8_residual: the residual stream of a transformer in INT8 too.
         search: `off`; `plan`: try other placements on TensorRT-RTX's builder and keep what has
-            fewer kernels and bytes; `latency`: the same on measured time.
+            fewer kernels and bytes; `latency`: the same on measured time. The plan file of what was
+            found is written beside the output, as `<output>.plan.yaml`.
         search_budget: seconds that its builds may take.
         search_journal: file that remembers its trials, so that a second run need not repeat them;
             without it they are kept beside the output, as `<output>.search.jsonl`.

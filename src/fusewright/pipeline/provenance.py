@@ -22,7 +22,11 @@ def stamp(
     `fusewright.plan` is the SHA-256 of the decisions, so that two files made by the same plan
     show it.
     """
-    decisions = [(g.kind, g.name, g.decision if g.apply else "off", g.smooth) for g in plan.groups]
+    decisions: list[object] = [
+        (g.kind, g.name, g.decision if g.apply else "off", g.smooth, g.inputs_to_quantize)
+        for g in plan.groups
+    ]
+    decisions.append(sorted(plan.residual or ()))
     entries = {e.key: e.value for e in original.metadata_props if not e.key.startswith(PREFIX)}
     entries[f"{PREFIX}version"] = fusewright.__version__
     entries[f"{PREFIX}source"] = plan.model.fingerprint

@@ -24,11 +24,12 @@ from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.result import Result
+from fusewright.pipeline.searching import plan_beside
 from fusewright.pipeline.stages import Job
 from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.decide import adopt, decide, keep_float
 from fusewright.plan.file import apply_plan_file
-from fusewright.plan.plan import Plan
+from fusewright.plan.plan import OFF, Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.existing import refuse_quantized
 from fusewright.target import FORMATS
@@ -57,7 +58,7 @@ def optimize(
     """
     options = Options().with_settings(settings)
     source = read_source(model)
-    target = _target(out, source)
+    target = _target(out, source, options)
     refuse_quantized(source)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
     with without_gc(job.proof.by_regions):
@@ -80,10 +81,10 @@ def apply(
         FusewrightError: as `optimize`.
     """
     source = read_source(plan.model.path)
-    target = _target(out, source)
-    refuse_quantized(source)
     settings.setdefault("precision", "fp32" if calibration is None else plan.precision)
     options = Options().with_settings(settings)
+    target = _target(out, source, options)
+    refuse_quantized(source)
     if calibration is None:
         best = {name: shape for name, (_, shape, _) in options.shapes.items()}
         calibration = RandomSamples(options.verify_samples, shapes=best)
@@ -94,7 +95,7 @@ def apply(
         fresh = _plan(job, max((FORMATS[name].min_opset for name in formats), default=0))
         if fresh.model.fingerprint != plan.model.fingerprint:
             raise PlanError(f"{source.path}: has changed since the plan was made")
-        adopt(fresh, plan.groups)
+        adopt(fresh, plan)
         if options.formats.quantized is None:
             keep_float(fresh)
         return fresh
@@ -203,8 +204,12 @@ def _refuse_idle(plan: Plan, options: Options) -> None:
         )
 
 
-def _target(out: str | Path | None, source: Source) -> Path | None:
+def _target(out: str | Path | None, source: Source, options: Options) -> Path | None:
     if out is None:
         return None
-    check_output(Path(out), *model_files(source.path, source.proto))
-    return Path(out)
+    target = Path(out)
+    check_output(target, *model_files(source.path, source.proto))
+    if options.search != OFF:
+        plan = None if options.plan is None else Path(options.plan)
+        check_output(plan_beside(target), *([plan] if plan is not None and plan.exists() else []))
+    return target

@@ -43,6 +43,8 @@ LATENCY = "latency"
 _RTX = "rtx"
 JOURNAL_SUFFIX = ".search.jsonl"
 """Of the journal that is kept beside an output."""
+PLAN_SUFFIX = ".plan.yaml"
+"""Of the plan file of what was found, beside an output."""
 
 
 def find_judge(options: Options) -> Judge:
@@ -82,7 +84,6 @@ def search(
     fixed = {g.name for pattern in _decided_by_user(options) for g in matched(plan, pattern)}
     asked = SearchOptions(
         options.search_budget,
-        int8_residual=options.int8_residual,
         fixed=frozenset(fixed),
         told=lambda text, seconds: job.trace.watcher.stage("search", text, seconds),
     )
@@ -98,7 +99,17 @@ def search(
         for line in result.lines():
             job.trace.add("search", "note", detail=line)
         details.append(result.headline)
+    if target is not None:
+        plan.model.notes.append(
+            f"{plan_beside(target)} holds the placement: in place of --search, --plan with it gives"
+            " this model again"
+        )
     return result.placement, replace(seen, ranges=scales.ranges(result.placement)), result
+
+
+def plan_beside(target: Path) -> Path:
+    """Where the plan file of what a search finds for this output is written."""
+    return target.with_name(target.name + PLAN_SUFFIX)
 
 
 def _decided_by_user(options: Options) -> list[str]:

@@ -138,6 +138,7 @@ def keep_float(plan: Plan) -> None:
     """Takes every decision back to float, for a precision that quantizes nothing."""
     for group in plan.groups:
         group.decision, group.reason = FLOAT, f"precision {plan.precision}"
+        group.prepared_as = None
 
 
 def settle(plan: Plan) -> None:
@@ -151,8 +152,8 @@ def settle(plan: Plan) -> None:
         )
 
 
-def adopt(plan: Plan, theirs: Sequence[Group]) -> None:
-    """Takes over decisions, reasons and switches of another plan of the same model.
+def adopt(plan: Plan, theirs: Plan) -> None:
+    """Takes over what another plan of the same model decides, in place.
 
     Groups without weights that lose their quantized readers by it become float.
 
@@ -160,11 +161,15 @@ def adopt(plan: Plan, theirs: Sequence[Group]) -> None:
         PlanError: the plans have other groups, or a decision that cannot be.
     """
     nodes, mine = node_index(plan.model.graph), {group.name: group for group in plan.groups}
-    for other in theirs:
+    for other in theirs.groups:
         group = mine.pop(other.name, None)
         if group is None:
             raise PlanError(f"{plan.model.path}: has no group '{other.name}' with these settings")
-        problem = refusal(group, other.decision, nodes, plan) if other.apply else None
+        problem = None
+        if other.apply:
+            problem = refusal(group, other.decision, nodes, plan) or details_refusal(
+                group, other.inputs_to_quantize, other.prepared_as, nodes, plan
+            )
         if problem is not None:
             raise PlanError(f"{plan.model.path}: {problem}")
         group.decision, group.reason, group.apply = other.decision, other.reason, other.apply
@@ -173,7 +178,9 @@ def adopt(plan: Plan, theirs: Sequence[Group]) -> None:
                 f"{plan.model.path}: group '{group.name}' has smooth {other.smooth!r}; it is off,"
                 " auto or a number from 0 to 1"
             )
-        group.smooth = other.smooth
+        group.smooth, group.prepared_as = other.smooth, other.prepared_as
+        group.inputs_to_quantize = other.inputs_to_quantize
+    plan.residual = theirs.residual
     if mine:
         raise PlanError(f"{plan.model.path}: the plan says nothing of group '{next(iter(mine))}'")
     settle(plan)
@@ -196,6 +203,31 @@ def refusal(
         return f"group '{group.name}': no decision '{decision}'; there are {', '.join(choices)}"
     why_not = impossible(group, nodes, plan, decision) if decision in FORMATS else None
     return why_not and f"group '{group.name}' cannot be {decision}: {why_not}"
+
+
+def details_refusal(
+    group: Group,
+    inputs: Sequence[int],
+    prepared_as: str | None,
+    nodes: dict[str, gs.Node],
+    plan: Plan,
+) -> str | None:
+    """Why a group cannot have what a search says beside its decision, or None where it can.
+
+    Args:
+        inputs: which get a pair: those of its contract, or all but the skip.
+        prepared_as: as in `Group`.
+        nodes: the nodes of the plan's graph by name.
+    """
+    contract = group.inputs_to_quantize
+    allowed = {contract, contract[:1]} if group.has_skip else {contract}
+    if tuple(inputs) not in allowed:
+        choices = " or ".join(str(list(choice)) for choice in sorted(allowed))
+        return f"group '{group.name}' has inputs_to_quantize {list(inputs)}; it can be {choices}"
+    if prepared_as is None:
+        return None
+    problem = refusal(group, prepared_as, nodes, plan, tuple(FORMATS))
+    return problem and f"prepared_as: {problem}"
 
 
 def _contract(group: Group, plan: Plan) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fusewright
 from fusewright.errors import PlanError
 from fusewright.graph.save import save_text
-from fusewright.plan.decide import refusal, settle
+from fusewright.plan.decide import details_refusal, refusal, settle
 from fusewright.plan.plan import DECISIONS, OFF, Group, Plan, Smooth, node_index, smooth_setting
 from fusewright.target import FORMATS
 
@@ -22,6 +23,9 @@ _HEADER = """\
 #   off    left alone: neither quantized nor collapsed
 # A quantized Linear may have a line `smooth:` (off, auto, or an alpha from 0 to 1): how much of its
 # input's outliers SmoothQuant moves into its weights. Without it, --smooth says.
+# `inputs_to_quantize` of a convolution with a residual Add may be [0]: the skip stays float.
+# A search adds `prepared_as:`, what smoothing and balancing still take it for, and
+# `residual:`, the tensors of a transformer's residual stream that get a pair.
 # `reason`, `nodes`, `inputs` and `unclaimed` are for reading; editing them changes nothing.
 """
 
@@ -32,6 +36,7 @@ def plan_text(plan: Plan) -> str:
         "fusewright": fusewright.__version__,
         "model": {"file": plan.model.path.name, "sha256": plan.model.fingerprint},
         "precision": plan.precision,
+        **({} if plan.residual is None else {"residual": sorted(plan.residual)}),
         "groups": [_group(group) for group in plan.groups],
         "unclaimed": [entry.to_dict() for entry in plan.unclaimed],
     }
@@ -56,7 +61,7 @@ def formats_in(path: Path) -> frozenset[str]:
     Raises:
         PlanError: it cannot be read.
     """
-    asked = {decision for _, decision, _, _ in _entries(_read(path), path)}
+    asked = {entry.decision for entry in _entries(_read(path), path)}
     return frozenset(asked & FORMATS.keys())
 
 
@@ -81,24 +86,29 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
     _check_model(data, plan, path)
     by_name = {group.name: group for group in plan.groups}
     nodes, seen = node_index(plan.model.graph), set[str]()
-    for name, decision, reason, smooth in _entries(data, path):
-        if name in seen:
-            raise PlanError(f"{path}: names group '{name}' twice")
-        if name not in by_name:
-            raise PlanError(f"{path}: the model has no group '{name}'")
-        seen.add(name)
-        group = by_name.pop(name)
-        problem = refusal(group, decision, nodes, plan, (*DECISIONS, OFF))
+    for entry in _entries(data, path):
+        if entry.name in seen:
+            raise PlanError(f"{path}: names group '{entry.name}' twice")
+        if entry.name not in by_name:
+            raise PlanError(f"{path}: the model has no group '{entry.name}'")
+        seen.add(entry.name)
+        group = by_name.pop(entry.name)
+        inputs = group.inputs_to_quantize if entry.inputs is None else entry.inputs
+        problem = refusal(group, entry.decision, nodes, plan, (*DECISIONS, OFF))
+        problem = problem or details_refusal(group, inputs, entry.prepared_as, nodes, plan)
         if problem is not None:
             raise PlanError(f"{path}: {problem}")
-        group.apply = decision != OFF
+        group.apply = entry.decision != OFF
         if not group.apply:
             continue
-        if decision != group.decision:
-            reason = f"the plan file says {decision}"
-        group.decision, group.reason, group.smooth = decision, reason or group.reason, smooth
+        reason = entry.reason or group.reason
+        if entry.decision != group.decision and not entry.prepared_as:
+            reason = f"the plan file says {entry.decision}"
+        group.decision, group.reason, group.smooth = entry.decision, reason, entry.smooth
+        group.inputs_to_quantize, group.prepared_as = inputs, entry.prepared_as
     if by_name:
         raise PlanError(f"{path}: says nothing of group '{next(iter(by_name))}'")
+    plan.residual = _residual(data, path)
     _check_settled(plan, path)
 
 
@@ -123,7 +133,7 @@ def _group(group: Group) -> dict[str, Any]:
         "nodes": entry["nodes"],
         "inputs": entry["inputs"],
         "inputs_to_quantize": entry["inputs_to_quantize"],
-        **({} if group.smooth is None else {"smooth": group.smooth}),
+        **{key: entry[key] for key in ("smooth", "prepared_as") if key in entry},
     }
 
 
@@ -143,7 +153,19 @@ def _read(path: Path) -> Mapping[str, Any]:
     return data
 
 
-def _entries(data: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, str, Smooth | None]]:
+@dataclass(frozen=True)
+class _Entry:
+    """What a file says of a group; None where it says nothing."""
+
+    name: str
+    decision: str
+    reason: str
+    smooth: Smooth | None
+    inputs: tuple[int, ...] | None
+    prepared_as: str | None
+
+
+def _entries(data: Mapping[str, Any], path: Path) -> Iterator[_Entry]:
     if not isinstance(data["groups"], list):
         raise PlanError(f"{path}: `groups` is not a list")
     for number, entry in enumerate(data["groups"], 1):
@@ -151,7 +173,36 @@ def _entries(data: Mapping[str, Any], path: Path) -> Iterator[tuple[str, str, st
             raise PlanError(f"{path}: group {number} has no `name` or no `decision`")
         # YAML reads a bare `off` as false.
         decision = OFF if entry["decision"] is False else str(entry["decision"]).lower()
-        yield str(entry["name"]), decision, str(entry.get("reason", "")), _smooth(entry, path)
+        prepared_as = entry.get("prepared_as")
+        yield _Entry(
+            str(entry["name"]),
+            decision,
+            str(entry.get("reason", "")),
+            _smooth(entry, path),
+            _inputs(entry, path),
+            None if prepared_as is None else str(prepared_as).lower(),
+        )
+
+
+def _inputs(entry: Mapping[str, Any], path: Path) -> tuple[int, ...] | None:
+    found = entry.get("inputs_to_quantize")
+    if found is None:
+        return None
+    if not isinstance(found, list) or not all(type(number) is int for number in found):
+        raise PlanError(
+            f"{path}: group '{entry['name']}' has inputs_to_quantize: {found}; it is a list of"
+            " positions"
+        )
+    return tuple(found)
+
+
+def _residual(data: Mapping[str, Any], path: Path) -> frozenset[str] | None:
+    found = data.get("residual")
+    if found is None:
+        return None
+    if not isinstance(found, list):
+        raise PlanError(f"{path}: `residual` is not a list of tensors")
+    return frozenset(map(str, found))
 
 
 def _smooth(entry: Mapping[str, Any], path: Path) -> Smooth | None:

@@ -44,6 +44,8 @@ class Group:
         apply: False switches the group off: neither quantized nor collapsed.
         smooth: how much of its input's outliers moves into its weights: an α from 0 to 1, `off` or
             `auto`; None leaves it to the run.
+        prepared_as: the decision that smoothing and balancing take for its own, where a search
+            decided otherwise behind them; None where it is its own.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class Group:
     hint: str = ""
     apply: bool = True
     smooth: Smooth | None = None
+    prepared_as: str | None = None
 
     @property
     def is_quantized(self) -> bool:
@@ -73,6 +76,11 @@ class Group:
     def reads_quantized(self) -> bool:
         """Whether its inputs get pairs; weights in INT4 leave them float."""
         return self.is_quantized and not FORMATS[self.decision].weights_only
+
+    @property
+    def has_skip(self) -> bool:
+        """Whether a convolution's residual Add is in it: its second input is the skip."""
+        return bool(self.spec.weights) and self.spec.inputs_to_quantize == {0, 1}
 
     @property
     def spec(self) -> GroupKind:
@@ -98,6 +106,7 @@ class Group:
             "reason": self.reason if self.apply else "switched off",
             **({"hint": self.hint} if self.hint and self.is_quantized else {}),
             **({} if self.smooth is None else {"smooth": self.smooth}),
+            **({} if self.prepared_as is None else {"prepared_as": self.prepared_as}),
         }
 
 
@@ -122,6 +131,8 @@ class Plan:
         precision: what the whole model is made of, as `Precision.parse` reads it.
         largest: declared maximum of symbolic dimensions; decisions take one that is not declared
             for larger than any limit.
+        residual: tensors of a transformer's residual stream that get a pair; None leaves them to
+            the run.
         target: what the decisions were made for.
         per_tensor_weights: one scale for a whole weight, where formats have one per channel.
         block_size: rows of a weight, at most, that share a scale in a weights-only format.
@@ -132,6 +143,7 @@ class Plan:
     unclaimed: list[Unclaimed] = field(default_factory=list)
     precision: str = INT8
     largest: dict[str, int] = field(default_factory=dict)
+    residual: frozenset[str] | None = None
     target: Target = TENSORRT
     per_tensor_weights: bool = False
     block_size: int = BLOCK_SIZE

@@ -121,12 +121,12 @@ class _Scales:
         self._parent[self.find(second)] = self.find(first)
 
 
-def place(plan: Plan, int8_residual: bool | Collection[str] = False) -> Placement:
+def place(plan: Plan, residual: Collection[str] = ()) -> Placement:
     """Sites of the plan's quantized groups on its normalized graph.
 
     Args:
-        int8_residual: the residual stream between norms and sums too, in the commonest format; or
-            those of its tensors that are named.
+        plan: what is quantized.
+        residual: those of the `stream_tensors` that get a pair too, in the commonest format.
     """
     if not any(group.is_quantized for group in plan.groups):
         return Placement((), (), {})
@@ -136,7 +136,7 @@ def place(plan: Plan, int8_residual: bool | Collection[str] = False) -> Placemen
     fixed: dict[str, float] = {}
     for name in formats_of(plan.groups):
         placing = _Placing(plan, nodes, name, taken=frozenset((*observe, *fixed)))
-        placing.run(int8_residual if not sites else False)
+        placing.run(residual if not sites else ())
         sites += placing.sites
         observe |= placing.observe
         fixed |= placing.fixed
@@ -164,7 +164,7 @@ class _Placing:
         self.observe: dict[str, set[str]] = defaultdict(set)
         self.fixed: dict[str, float] = {}
 
-    def run(self, residual: bool | Collection[str]) -> None:
+    def run(self, residual: Collection[str]) -> None:
         plan, graph, nodes = self._plan, self._plan.model.graph, self._nodes
         owned = {
             id(nodes[m])
@@ -175,8 +175,7 @@ class _Placing:
         demanded = demanded_edges(self._groups, nodes)
         if residual:
             stream = residual_edges(plan, demanded)
-            named = None if residual is True else frozenset(residual)
-            demanded |= {e: t for e, t in stream.items() if named is None or t.name in named}
+            demanded |= {e: t for e, t in stream.items() if t.name in residual}
         edges = dict(demanded)
         for node in reversed(graph.nodes):
             if id(node) not in owned:

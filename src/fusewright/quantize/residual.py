@@ -12,10 +12,17 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.layout import region_behind
 from fusewright.graph.walk import is_constant
 from fusewright.match.linear import linear_at
-from fusewright.plan.demand import Edge, edge, is_wholly_demanded
+from fusewright.plan.demand import Edge, demanded_edges, edge, formats_of, is_wholly_demanded
 from fusewright.plan.plan import Plan, node_index
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+
+
+def stream_tensors(plan: Plan) -> frozenset[str]:
+    """The tensors of the stream that can have a pair: it is of the plan's commonest format."""
+    formats, nodes = formats_of(plan.groups), node_index(plan.model.graph)
+    groups = [group for group in plan.groups if group.decision in formats[:1]]
+    return frozenset(t.name for t in residual_edges(plan, demanded_edges(groups, nodes)).values())
 
 
 def residual_edges(plan: Plan, demanded: dict[Edge, gs.Tensor]) -> dict[Edge, gs.Tensor]:

@@ -56,11 +56,10 @@ class Bench:
         workshop: Workshop,
         judge: Judge,
         journal: Journal,
-        int8_residual: bool = False,
     ) -> None:
         """The budget is without end until it is set; the plan is taken as the rules' own."""
         self._plan, self._workshop, self._judge, self._journal = plan, workshop, judge, journal
-        self.baseline = Baseline.of(plan, int8_residual)
+        self.baseline = Baseline.of(plan)
         self.spent, self.budget = 0.0, math.inf
 
     def outcome(

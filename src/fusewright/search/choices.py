@@ -126,7 +126,7 @@ def _classes(scene: _Scene) -> Iterator[Choice]:
 
 def _skips(scene: _Scene) -> Iterator[Choice]:
     """The skip of a residual Add read in float, by class."""
-    reading = [g for g in scene.free if g.inputs_to_quantize == (0, 1) and g.spec.weights]
+    reading = [g for g in scene.free if g.has_skip and g.inputs_to_quantize == (0, 1)]
     for (kind, *_), groups in _by(reading, lambda g: _class_key(g, scene)).items():
         names = tuple(group.name for group in groups)
         what = f"skips of {len(groups)} {kind} in float: {_named(names)}"

@@ -15,9 +15,6 @@ from fusewright.search.variant import Variant
 # Verdicts.
 TAKEN, LEFT, REJECTED, FAILED, UNTRIED = "taken", "left", "rejected", "failed", "not tried"
 
-# Beginnings of the names of choices that are no decision on a group.
-_NOT_IN_PLANS = ("skips of", "residual stream")
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -113,11 +110,6 @@ class SearchResult:
             if trial.verdict == UNTRIED:
                 untried.setdefault(trial.detail, []).append(trial.choice)
         tried = [str(trial) for trial in self.trials if trial.verdict != UNTRIED]
-        tried += [
-            f"a plan file does not hold this, the journal does: {trial.choice}"
-            for trial in self.trials
-            if trial.verdict == TAKEN and trial.choice.startswith(_NOT_IN_PLANS)
-        ]
         left = [f"{UNTRIED} ({why}): {'; '.join(names)}" for why, names in untried.items()]
         return [self.headline, *tried, *left, *self.in_the_way()]
 

@@ -52,14 +52,12 @@ class SearchOptions:
         float_share: part of the multiply-adds that the rules quantize that may become float. A plan
             shows kernels and bytes, not the arithmetic that a quantized format saves; this keeps
             the search from selling it.
-        int8_residual: the rules' placement has the residual stream quantized.
         fixed: names of groups that the user decided.
         told: told of each trial as it ends, with the seconds that it took.
     """
 
     budget: float = 600.0
     float_share: float = 0.1
-    int8_residual: bool = False
     fixed: frozenset[str] = field(default=frozenset())
     told: Callable[[str, float], None] = lambda text, seconds: None
 
@@ -76,7 +74,7 @@ def search_placement(
     Raises:
         EngineError: the rules' own placement does not build, or cannot be judged.
     """
-    bench = Bench(plan, workshop, judge, journal, options.int8_residual)
+    bench = Bench(plan, workshop, judge, journal)
     try:
         return _Search(plan, bench, judge, options).run()
     except BaseException:
@@ -102,7 +100,7 @@ class _Search:
         self.bench.budget = self.options.budget
         with suppress(Spent):
             self._compose()
-        placement = self.bench.baseline.set(self.plan, self.best.variant)
+        placement = self.bench.baseline.keep(self.plan, self.best.variant)
         self._say_reasons()
         return SearchResult(
             self.judge.name,

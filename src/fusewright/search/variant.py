@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fusewright.plan.decide import settle
 from fusewright.plan.plan import Plan
 from fusewright.quantize.placement import Placement, place
+from fusewright.quantize.residual import stream_tensors
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,16 @@ class Baseline:
     streams: frozenset[str]
 
     @classmethod
-    def of(cls, plan: Plan, int8_residual: bool = False) -> Baseline:
+    def of(cls, plan: Plan) -> Baseline:
         """Of a plan as it is now.
 
         `streams` are the tensors of the residual stream that can have a pair, `residual` those that
-        the rules give one.
+        the plan gives one.
         """
         decided = {
             g.name: _Decided(g.decision, g.reason, g.inputs_to_quantize) for g in plan.groups
         }
-        streams = stream_tensors(plan)
-        return cls(decided, streams if int8_residual else frozenset(), streams)
+        return cls(decided, plan.residual or frozenset(), stream_tensors(plan))
 
     def set(self, plan: Plan, variant: Variant = Variant()) -> Placement:
         """Sets every group of the plan to the variant, in place, and says where the pairs are."""
@@ -85,11 +85,15 @@ class Baseline:
         settle(plan)
         return place(plan, self.residual ^ variant.residual)
 
-
-def stream_tensors(plan: Plan) -> frozenset[str]:
-    """The tensors of the residual stream that get a pair where the whole stream is quantized."""
-    with_stream, without = place(plan, True), place(plan, False)
-    return frozenset(_observed(with_stream) - _observed(without))
+    def keep(self, plan: Plan, variant: Variant) -> Placement:
+        """As `set`, for good: the plan then says all that gives this placement again."""
+        placement = self.set(plan, variant)
+        for group in plan.groups:
+            was = self.decided[group.name].decision
+            if group.decision != was and group.prepared_as is None:
+                group.prepared_as = was
+        plan.residual = (self.residual ^ variant.residual) & stream_tensors(plan)
+        return placement
 
 
 def observed(plan: Plan) -> tuple[str, ...]:
@@ -97,7 +101,8 @@ def observed(plan: Plan) -> tuple[str, ...]:
 
     A variant quantizes no input that the rules do not, but for the residual stream.
     """
-    return tuple(sorted(_observed(place(plan, True)) | _observed(place(plan, False))))
+    with_stream = place(plan, stream_tensors(plan))
+    return tuple(sorted(_observed(with_stream) | _observed(place(plan))))
 
 
 def _observed(placement: Placement) -> set[str]:
