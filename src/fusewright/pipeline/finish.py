@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from fusewright.errors import DataError, ModelError, PlanError, UsageError, VerifyError
+import onnx
+
+from fusewright.errors import ModelError, PlanError, UsageError
+from fusewright.graph.convert import to_proto
 from fusewright.graph.save import save
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.looking import channel_maxima
 from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
+from fusewright.pipeline.proof import RewriteError
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.result import Result
 from fusewright.pipeline.searching import find_judge, plan_beside, search
@@ -29,27 +33,37 @@ from fusewright.pipeline.stages import (
 )
 from fusewright.pipeline.trace import peak_memory
 from fusewright.plan.file import write_plan
-from fusewright.plan.plan import OFF, Plan
+from fusewright.plan.plan import OFF, Plan, Smooth
+from fusewright.quantize.int4.sites import Int4Site
 from fusewright.quantize.placement import place
 from fusewright.quantize.residual import stream_tensors
+from fusewright.verify import Comparison
 
 
 def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
     """`make`'s plan → [order → smooth → balance] → collapse → [calibrate → types] → verify → write.
 
     All rewrites are proven at once, by the last float model; where that does not hold, it begins
-    anew and proves stage by stage.
+    anew and proves stage by stage. An error that they have no part in is final.
     """
     job.proof.deferred = not job.proof.by_regions
     try:
-        return _through(make(), job, target)
-    except (DataError, ModelError, VerifyError) as error:
-        if not job.proof.deferred:
-            raise
-        _ = job.proof.reference  # raises where it was the original that failed
+        return _through(_made(make, job), job, target)
+    except RewriteError as error:
         job.proof.by_stage()
         job.trace.add("load", "note", "proof", detail=f"each stage by itself: {error}")
         return _through(make(), job, target)
+
+
+def _made(make: Callable[[], Plan], job: Job) -> Plan:
+    """The plan; what cleaning made may be behind an error here, and no data was read yet."""
+    try:
+        return make()
+    except ModelError as error:
+        if not job.proof.deferred:
+            raise
+        _ = job.proof.reference  # raises where it was the original that failed
+        raise RewriteError(str(error)) from error
 
 
 @contextmanager
@@ -90,25 +104,23 @@ def _settle_residual(plan: Plan, job: Job) -> None:
 def _through(plan: Plan, job: Job, target: Path | None) -> Result:
     judge = None if job.options.search == OFF else find_judge(job.options)
     asked = {group.name: group.smooth for group in plan.groups}
-    with _as_prepared(plan):
-        order_norms(plan, job)
-        maxima = channel_maxima(plan, job)
-        smooth(plan, job, maxima)
-        balance(plan, job, maxima)
-        in_four_bits = find_int4(plan, job)
-        scale_int4(plan, in_four_bits, job)
+    in_four_bits = _rewrite(plan, job)
     _settle_residual(plan, job)
     placement = place(plan, plan.residual or ())
     groups, proto = collapse_float(plan, job)
+    # Where nothing is deferred it is not looked at.
+    collapsed = runnable(proto, job.source) if job.proof.deferred else onnx.ModelProto()
+
+    def prove() -> Comparison:
+        return job.proof.reference.compare(collapsed)
+
     # The proof keeps the core busy that Python, or opening a session, leaves idle.
-    with ThreadPoolExecutor(max_workers=1) as side:
-        collapsed = runnable(proto, job.source) if job.proof.deferred else None
+    with ThreadPoolExecutor(max_workers=1) as side, job.proof.blaming(lambda: collapsed):
         # Not to be seen again, or searched for again, if it fails.
-        if collapsed is not None and (job.samples.come_once or judge):
-            job.proof.settle(job.proof.reference.compare(collapsed))
-            collapsed = None
+        if job.proof.deferred and (job.samples.come_once or judge):
+            job.proof.settle(prove)
         seen = watch_samples(plan, placement, job)
-        proven = side.submit(job.proof.reference.compare, collapsed) if collapsed else None
+        proven = side.submit(prove) if job.proof.deferred else None
         half = searched = None
         if seen is not None and judge is not None:
             placement, seen, searched = search(plan, groups, seen, job, judge, target)
@@ -120,7 +132,7 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         with job.trace.stage("verify") as details:
             final = None if seen is None else measure(proto, half, job)
             if proven is not None:
-                job.proof.settle(proven.result())
+                job.proof.settle(proven.result)
             if final is not None:
                 job.proof.measure("verify", final)
             details.append("float" if final is None else str(final.worst))
@@ -129,9 +141,7 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         with job.trace.stage("write"):
             save(proto, target, job.workspace)
             if searched is not None:
-                # With α as it was asked for: one that was found is found again, from the same data.
-                found = [replace(g, smooth=asked[g.name]) for g in plan.groups]
-                write_plan(replace(plan, groups=found), plan_beside(target))
+                _write_found(plan, asked, target)
     return Result(
         proto,
         job.workspace,
@@ -147,3 +157,25 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         (*plan.model.notes, *job.samples.notes),
         searched,
     )
+
+
+def _rewrite(plan: Plan, job: Job) -> list[Int4Site]:
+    """The float rewrites that the plan asks for, in place; the weights that become INT4."""
+
+    def rewritten() -> onnx.ModelProto:
+        return runnable(to_proto(plan.model.graph), job.source)
+
+    with _as_prepared(plan), job.proof.blaming(rewritten):
+        order_norms(plan, job)
+        maxima = channel_maxima(plan, job)
+        smooth(plan, job, maxima)
+        balance(plan, job, maxima)
+        in_four_bits = find_int4(plan, job)
+        scale_int4(plan, in_four_bits, job)
+    return in_four_bits
+
+
+def _write_found(plan: Plan, asked: Mapping[str, Smooth | None], target: Path) -> None:
+    """The plan file, with α as it was asked for: one that was found is found again."""
+    groups = [replace(group, smooth=asked[group.name]) for group in plan.groups]
+    write_plan(replace(plan, groups=groups), plan_beside(target))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,10 @@ from fusewright.verify import Comparison, Reference, compare_by_regions
 
 # Float32 arithmetic in another order; an error of meaning is orders of magnitude larger.
 TOLERANCE = 1e-5
+
+
+class RewriteError(ModelError):
+    """The rewrites that were taken for right change the results, or do not run."""
 
 
 # Nodes from which on a session over the whole takes longer than all stages together.
@@ -81,19 +86,44 @@ class Proof:
         self._waiting.clear()
         self.results.clear()
 
-    def settle(self, comparison: Comparison) -> None:
+    @contextmanager
+    def blaming(self, model: Callable[[], onnx.ModelProto]) -> Iterator[None]:
+        """Finds out whether what was deferred is behind an error of the block.
+
+        Args:
+            model: the last of it; called where there is an error.
+
+        Raises:
+            RewriteError: it is: `model` does not run, or is too far from the original. Any other
+                error goes through, with what was deferred proven.
+        """
+        try:
+            yield
+        except RewriteError:
+            raise
+        except (DataError, ModelError, VerifyError):
+            if self.deferred:
+                reference = self.reference  # raises where it was the original that failed
+                self.settle(lambda: reference.compare(model()))
+            raise
+
+    def settle(self, compare: Callable[[], Comparison]) -> None:
         """Proves what was deferred, by how far the last of it is from the original.
 
         Raises:
-            ModelError: it is too far.
+            RewriteError: it does not run, or is too far.
         """
+        try:
+            comparison = compare()
+        except ModelError as error:
+            raise RewriteError(f"the rewrites together: {error}") from error
         within = comparison.is_within(TOLERANCE)
         for index in self._waiting:
             event = self.trace.events[index]
             self.trace.events[index] = replace(event, detail=_verdict(comparison))
             self.results[f"{event.stage} {event.name}".strip()] = comparison
         if not within:
-            raise ModelError(f"the rewrites together change the results: {_verdict(comparison)}")
+            raise RewriteError(f"the rewrites together change the results: {_verdict(comparison)}")
         self._waiting.clear()
         self.deferred = False
 
