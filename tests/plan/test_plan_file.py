@@ -204,10 +204,72 @@ def test_float_reader_takes_its_act_add_along(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     write_plan(fusewright.inspect(model), path)
     _edit(path, next=FLOAT)
-    with pytest.raises(PlanError, match="group 'add' cannot be int8"):
+    said = "group 'add' cannot be int8: .*; behind it 'next' is not: set 'add' to float"
+    with pytest.raises(PlanError, match=said):
         fusewright.inspect(model, plan=path)
     _edit(path, next=FLOAT, add=FLOAT)
     assert {g.name for g in fusewright.inspect(model, plan=path).groups if g.is_quantized} == {
         "stem",
         "conv",
     }
+
+
+def _attention(net: Net) -> str:
+    """Two heads of 16 elements, for which TensorRT has INT8 attention."""
+    x = net.input("x", 2, 5, 32)
+    q, k, v = (
+        net.op("Reshape", net.op("MatMul", x, net.draw(32, 32)), [0, 0, 2, 16]) for _ in range(3)
+    )
+    q, v = (net.op("Transpose", y, perm=[0, 2, 1, 3]) for y in (q, v))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 3, 1]))
+    y = net.op("MatMul", net.op("Softmax", net.op("Mul", scores, 0.25), axis=-1), v)
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, 32])
+    return net.op("MatMul", y, net.draw(32, 32), name="out")
+
+
+def test_a_float_projection_names_its_attention(tmp_path: Path) -> None:
+    """Attention in INT8 needs a reader in INT8; the line says which group to set too."""
+    net = Net()
+    model, path = tmp_path / "net.onnx", tmp_path / "plan.yaml"
+    onnx.save(net.proto(_attention(net)), model)
+    plan = fusewright.inspect(model)
+    write_plan(plan, path)
+    into, core, out = (group.name for group in plan.groups)
+    assert {group.decision for group in plan.groups} == {INT8}
+    _edit(path, **{out: FLOAT})
+    with pytest.raises(PlanError) as caught:
+        fusewright.inspect(model, plan=path)
+    assert str(caught.value).startswith(f"{path}: group '{core}' cannot be int8: without weights")
+    assert str(caught.value).endswith(f"; behind it '{out}' is not: set '{core}' to float")
+    _edit(path, **{out: FLOAT, core: FLOAT})
+    decisions = {
+        group.name: group.decision for group in fusewright.inspect(model, plan=path).groups
+    }
+    assert decisions == {into: INT8, core: FLOAT, out: FLOAT}
+
+
+def test_what_the_model_gives_out_is_no_group(tmp_path: Path) -> None:
+    net = Net()
+    x = net.conv(net.input("x", 1, 4, 8, 8), 4, 4, name="stem")
+    y = net.op("Add", net.op("Relu", net.conv(x, 4, 4, name="conv")), x, name="add")
+    model, path = tmp_path / "net.onnx", tmp_path / "plan.yaml"
+    onnx.save(net.proto(net.op("Sigmoid", y, name="end")), model)
+    write_plan(fusewright.inspect(model), path)
+    _edit(path, add=INT8)
+    said = r"group 'add' cannot be int8: .* or neither: set 'add' to float$"
+    with pytest.raises(PlanError, match=said):
+        fusewright.inspect(model, plan=path)
+
+
+def test_groups_that_follow_each_other_are_all_named(tmp_path: Path) -> None:
+    net = Net()
+    x = net.conv(net.input("x", 1, 4, 8, 8), 4, 4, name="stem")
+    for name in ("first", "second"):
+        x = net.op("Add", net.op("Relu", net.conv(x, 4, 4, name=f"{name}_conv")), x, name=name)
+    model, path = tmp_path / "net.onnx", tmp_path / "plan.yaml"
+    onnx.save(net.proto(net.conv(x, 4, 4, name="next")), model)
+    write_plan(fusewright.inspect(model), path)
+    _edit(path, next=FLOAT)
+    said = r"'second' cannot be int8: .*; behind it 'next' is not: set 'first', 'second' to float$"
+    with pytest.raises(PlanError, match=said):
+        fusewright.inspect(model, plan=path)

@@ -73,6 +73,17 @@ def is_wholly_demanded(
     return True
 
 
+def last_readers(tensor: gs.Tensor, opset: int) -> list[gs.Node]:
+    """The nodes that compute with `tensor`, behind those that only move its elements."""
+    found: list[gs.Node] = []
+    for node in data_readers(tensor):
+        if any(t is tensor for t in data_inputs(node, opset)):
+            found += [reader for t in node.outputs for reader in last_readers(t, opset)]
+        else:
+            found.append(node)
+    return found
+
+
 def formats_of(groups: Iterable[Group]) -> list[str]:
     """The formats that groups read tensors in, the commonest first."""
     counts = Counter(group.decision for group in groups if group.reads_quantized)

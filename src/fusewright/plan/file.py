@@ -11,6 +11,7 @@ import fusewright
 from fusewright.errors import PlanError
 from fusewright.graph.save import save_text
 from fusewright.plan.decide import details_refusal, refusal, settle
+from fusewright.plan.demand import last_readers
 from fusewright.plan.plan import DECISIONS, OFF, Group, Plan, Smooth, node_index, smooth_setting
 from fusewright.target import FORMATS
 
@@ -220,8 +221,24 @@ def _smooth(entry: Mapping[str, Any], path: Path) -> Smooth | None:
 def _check_settled(plan: Plan, path: Path) -> None:
     wanted = {id(g): g.decision for g in plan.groups}
     settle(plan)
-    for group in plan.groups:
-        if group.decision != wanted[id(group)]:
-            raise PlanError(
-                f"{path}: group '{group.name}' cannot be {wanted[id(group)]}: {group.reason}"
-            )
+    changed = [group for group in plan.groups if group.decision != wanted[id(group)]]
+    if not changed:
+        return
+    # The last of them stands in front of what the user changed; the others follow from it.
+    last, names = changed[-1], ", ".join(f"'{group.name}'" for group in changed)
+    title = wanted[id(last)]
+    behind = _readers_not_in(title, last, plan)
+    behind = behind and f"; behind it {behind} is not"
+    raise PlanError(
+        f"{path}: group '{last.name}' cannot be {title}: {last.reason}{behind}: set {names} to"
+        " float"
+    )
+
+
+def _readers_not_in(decision: str, group: Group, plan: Plan) -> str:
+    """Names of the groups that read a group's output in another format; empty where none does."""
+    written = node_index(plan.model.graph)[group.members[-1]].outputs[0]
+    owners = {name: other for other in plan.groups for name in other.members}
+    readers = [owners.get(node.name) for node in last_readers(written, plan.model.opset)]
+    names = [g.name for g in readers if g and not (g.apply and g.decision == decision)]
+    return " and ".join(f"'{name}'" for name in dict.fromkeys(names))
