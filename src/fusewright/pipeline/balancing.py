@@ -19,7 +19,7 @@ def balance(plan: Plan, job: Job, maxima: Mapping[str, np.ndarray]) -> None:
     Args:
         plan: what is quantized.
         job: what is asked for.
-        maxima: of the projections' outputs, as `channel_maxima` finds them. A ViT on MNIST comes
+        maxima: of the projections' outputs, as `look` finds them. A ViT on MNIST comes
             out within 0.2 dB of the same with those of all samples.
 
     Raises:

@@ -15,7 +15,7 @@ from fusewright.graph.convert import to_proto
 from fusewright.graph.save import save
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
-from fusewright.pipeline.looking import channel_maxima
+from fusewright.pipeline.looking import look
 from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import RewriteError
@@ -36,6 +36,7 @@ from fusewright.plan.file import write_plan
 from fusewright.plan.plan import OFF, Plan, Smooth
 from fusewright.quantize.int4.sites import Int4Site
 from fusewright.quantize.placement import place
+from fusewright.quantize.probabilities import lost_notes
 from fusewright.quantize.residual import stream_tensors
 from fusewright.verify import Comparison
 
@@ -104,7 +105,7 @@ def _settle_residual(plan: Plan, job: Job) -> None:
 def _through(plan: Plan, job: Job, target: Path | None) -> Result:
     judge = None if job.options.search == OFF else find_judge(job.options)
     asked = {group.name: group.smooth for group in plan.groups}
-    in_four_bits = _rewrite(plan, job)
+    in_four_bits, errors = _rewrite(plan, job)
     _settle_residual(plan, job)
     placement = place(plan, plan.residual or ())
     groups, proto = collapse_float(plan, job)
@@ -154,25 +155,29 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         job.trace,
         0 if seen is None else seen.samples,
         peak_memory(),
-        (*plan.model.notes, *job.samples.notes),
+        (*plan.model.notes, *job.samples.notes, *lost_notes(plan, errors)),
         searched,
     )
 
 
-def _rewrite(plan: Plan, job: Job) -> list[Int4Site]:
-    """The float rewrites that the plan asks for, in place; the weights that become INT4."""
+def _rewrite(plan: Plan, job: Job) -> tuple[list[Int4Site], Mapping[str, float]]:
+    """The float rewrites that the plan asks for, in place.
+
+    Returns:
+        The weights that become INT4, and the errors of `Looked`.
+    """
 
     def rewritten() -> onnx.ModelProto:
         return runnable(to_proto(plan.model.graph), job.source)
 
     with _as_prepared(plan), job.proof.blaming(rewritten):
         order_norms(plan, job)
-        maxima = channel_maxima(plan, job)
-        smooth(plan, job, maxima)
-        balance(plan, job, maxima)
+        looked = look(plan, job)
+        smooth(plan, job, looked.maxima)
+        balance(plan, job, looked.maxima)
         in_four_bits = find_int4(plan, job)
         scale_int4(plan, in_four_bits, job)
-    return in_four_bits
+    return in_four_bits, looked.errors
 
 
 def _write_found(plan: Plan, asked: Mapping[str, Smooth | None], target: Path) -> None:

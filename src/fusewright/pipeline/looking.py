@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 import numpy as np
 
 from fusewright.calibrate.channels import observe_channels
-from fusewright.pipeline.stages import Job, flat_model
+from fusewright.graph.convert import to_proto
+from fusewright.graph.save import save
+from fusewright.pipeline.prepare import runnable
+from fusewright.pipeline.stages import Job, with_outputs
 from fusewright.plan.plan import AUTO, Plan
 from fusewright.quantize.balance import plan_balance
+from fusewright.quantize.probabilities import measure_probabilities
 from fusewright.quantize.smooth import Smoothing, plan_smoothing
 
 
-def channel_maxima(plan: Plan, job: Job) -> dict[str, np.ndarray]:
-    """max|x| per channel of what smoothing and balancing decide by, [channels] each.
+@dataclass(frozen=True)
+class Looked:
+    """What was seen.
+
+    Attributes:
+        maxima: max|x| per channel of what smoothing and balancing decide by, [channels] each.
+        errors: name of each attention → the relative error that rounding its probabilities makes
+            in its output, on the worst sample.
+    """
+
+    maxima: Mapping[str, np.ndarray] = field(default_factory=dict)
+    errors: Mapping[str, float] = field(default_factory=dict)
+
+
+def look(plan: Plan, job: Job) -> Looked:
+    """Runs the flat float model on the first samples.
 
     Raises:
         DataError: the model fails on a sample.
@@ -24,9 +45,18 @@ def channel_maxima(plan: Plan, job: Job) -> dict[str, np.ndarray]:
     if job.options.balance:
         sites = plan_balance(plan)
         wanted |= dict.fromkeys((name for site in sites for name in site.observe), 0)
+    flat = job.workspace.folder / "flat.onnx"
+    proto = runnable(to_proto(plan.model.graph), job.source)
+    errors = measure_probabilities(proto, plan)
+    wanted |= dict.fromkeys(errors.values(), 0)
     if not wanted:
-        return {}
-    flat = flat_model(plan, job, wanted)
+        return Looked()
+    save(with_outputs(proto, wanted), flat)
     feeds = job.samples.preview(job.options.verify_samples)
     seen = observe_channels(flat, wanted, feeds, job.options.calibration).observers
-    return {name: observer.maxima for name, observer in seen.items()}
+    maxima = {name: observer.maxima for name, observer in seen.items()}
+    found = {group: float(maxima.pop(name)[0]) for group, name in errors.items()}
+    for group, error in found.items():
+        detail = f"its output is off by {error:.2%} where they are rounded"
+        job.trace.add("plan", "note", "probabilities", group, detail)
+    return Looked(maxima, found)

@@ -51,7 +51,7 @@ def smooth(plan: Plan, job: Job, maxima: Mapping[str, np.ndarray]) -> None:
     Args:
         plan: what is quantized.
         job: what is asked for.
-        maxima: as `channel_maxima` finds them; `auto` searches where a channel stands out.
+        maxima: as `look` finds them; `auto` searches where a channel stands out.
 
     Raises:
         PlanError: a plan asks for it where it cannot be, or for two things at one tensor.
