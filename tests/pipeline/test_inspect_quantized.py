@@ -73,3 +73,58 @@ def test_a_transformer_of_any_precision_is_read_back(
         decisions = [Counter(g.decision for g in plan.groups) for plan in (found, made)]
         assert decisions[0] == decisions[1]
     assert not found.unclaimed
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["collapsed", "flat"])
+def test_several_formats_in_one_file(flat: bool, tmp_path: Path) -> None:
+    """Collapsed, the pairs of an attention are in its body, and say their type by a Constant."""
+    out, data = tmp_path / "out.onnx", MODELS / "digits_32_calib.npz"
+    made = optimize(
+        MODELS / "digits_vit.onnx",
+        out,
+        data,
+        precision="fp8+fp16",
+        target="rtx:sm89",
+        group_precision=("op:ConvBN=int8", "op:LinearAct=int4", "op:Linear=int8"),
+        flat=flat,
+        samples=4,
+        smooth="off",
+    ).plan
+    expected = Counter((g.kind, g.decision) for g in made.groups)
+    assert {decision for _, decision in expected} == {"int8", "fp8", "int4", "float"}
+    assert Counter((g.kind, g.decision) for g in inspect(out).groups) == expected
+
+
+@pytest.mark.parametrize(
+    ("inputs", "weight", "decision", "said"),
+    [
+        (np.int8, np.int8, "int8", "Q/DQ pairs in the file"),
+        (np.uint8, np.int8, "int8", "Q/DQ pairs of INT8 and UINT8 in the file"),
+        (np.uint8, np.uint8, "int8", "Q/DQ pairs of UINT8 in the file"),
+        (np.uint16, np.int8, "int8", "Q/DQ pairs of INT8 and UINT16 in the file"),
+    ],
+)
+def test_types_of_other_tools(
+    inputs: type, weight: type, decision: str, said: str, tmp_path: Path
+) -> None:
+    """onnxruntime's quantizer writes uint8 activations, and uint16 where it is asked to."""
+    net, path = Net(21), tmp_path / "net.onnx"
+    pair, stored = (np.float32(0.1), inputs(0)), (np.float32(0.1), weight(0))
+    x = net.op("DequantizeLinear", net.op("QuantizeLinear", net.input("x", 2, 4), *pair), *pair)
+    w = net.op("DequantizeLinear", np.arange(24).astype(weight).reshape(4, 6), *stored)
+    onnx.save(net.proto(net.op("MatMul", x, w)), path)
+    assert [(g.decision, g.reason) for g in inspect(path).groups] == [(decision, said)]
+
+
+def test_a_type_that_is_no_format_of_ours(tmp_path: Path) -> None:
+    net, path = Net(21), tmp_path / "net.onnx"
+
+    def paired(x: str) -> str:
+        pair = np.float32(0.1), np.uint16(0)
+        return net.op("DequantizeLinear", net.op("QuantizeLinear", x, *pair), *pair)
+
+    x = net.input("x", 1, 4, 8, 8)
+    y = net.op("Add", net.op("Relu", paired(x)), paired(net.op("Sigmoid", x)))
+    onnx.save(net.proto(y), path)
+    said = "Q/DQ pairs of UINT16 in the file, none of INT8, FP8, INT4"
+    assert [(g.decision, g.reason) for g in inspect(path).groups] == [("float", said)]

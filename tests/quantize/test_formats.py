@@ -17,7 +17,7 @@ from fusewright.graph.convert import to_proto
 from fusewright.plan.collapse import collapse
 from fusewright.plan.decide import Rules
 from fusewright.plan.plan import Plan
-from fusewright.quantize.existing import count_qdq, dequantized_formats
+from fusewright.quantize.existing import count_qdq, dequantized_reads
 from fusewright.quantize.insert import insert_qdq, strip_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
@@ -228,8 +228,8 @@ def test_formats_are_read_back_from_the_file() -> None:
     plan, _ = _quantized(Rules(group_precision=("right=fp8",)))
     written = gs.import_onnx(to_proto(plan.model.graph))
     for graph in (plan.model.graph, written):
-        found = dequantized_formats(graph)
-        assert {name: found[name] for name in ("stem", "left", "right", "last")} == {
+        found = dequantized_reads(graph)
+        assert {name: found[name][1] for name in ("stem", "left", "right", "last")} == {
             "stem": "int8",
             "left": "int8",
             "right": "fp8",

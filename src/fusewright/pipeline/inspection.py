@@ -25,12 +25,15 @@ from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.demand import data_inputs
 from fusewright.plan.plan import FLOAT, HEAVY_OPS, INT8, Group, Plan, node_index
 from fusewright.precision.twin import rounding_twin
-from fusewright.quantize.existing import count_qdq, dequantized_formats, dequantized_reads
+from fusewright.quantize.existing import count_qdq, dequantized_reads
 from fusewright.quantize.insert import strip_qdq as strip_graph
+from fusewright.target import FORMATS
 from fusewright.verify import Comparison, compare_models
 
-# Node → its input slots behind a Q/DQ pair.
-_Reads = Mapping[str, frozenset[int]]
+# Node → input slot behind a Q/DQ pair → type of the pair.
+_Reads = Mapping[str, Mapping[int, str]]
+# Types of pairs that are as good as one of the formats.
+_KIN = {**{name: name for name in FORMATS}, "uint8": INT8}
 
 
 def inspect(
@@ -52,7 +55,7 @@ def inspect(
     options = Options().with_settings(settings)
     file = read_source(model)
     readable = _readable(file)
-    source, reads, formats = _without_pairs(readable)
+    source, reads = _without_pairs(readable)
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)
     if readable is not file and not reads:
@@ -60,18 +63,9 @@ def inspect(
             group.decision, group.reason = FLOAT, "BF16; quantizing starts from float32"
     if reads:
         reads = _by_normalized_name(reads, plan.model)
-        formats = {
-            node.name: formats[alias]
-            for node in plan.model.graph.nodes
-            for alias in (*plan.model.origin(node), node.name)
-            if alias in formats
-        }
         nodes = node_index(plan.model.graph)
         for group in plan.groups:
-            found = _has_pairs(group, nodes, reads, plan.model.opset)
-            form = _format_of(group, nodes, formats)
-            group.decision = form if found else FLOAT
-            group.reason = f"{'Q/DQ pairs' if found else 'no Q/DQ pair'} in the file"
+            group.decision, group.reason = _decided(_types_of(group, nodes, reads, plan))
     return plan
 
 
@@ -152,57 +146,64 @@ def _readable(source: Source) -> Source:
     return replace(source, proto=widened(plain(source)), on_disk=False, holds_weights=True)
 
 
-def _without_pairs(source: Source) -> tuple[Source, _Reads, dict[str, str]]:
-    """The float model, where it reads behind a pair, and in which format."""
+def _without_pairs(source: Source) -> tuple[Source, _Reads]:
+    """The float model, and where it reads behind a pair of which type."""
     if not count_qdq(source.proto):
-        return source, {}, {}
+        return source, {}
     graph = gs.import_onnx(plain(source))
-    reads, formats = dequantized_reads(graph), dequantized_formats(graph)
+    reads = dequantized_reads(graph)
     strip_graph(graph)
-    float_source = replace(source, proto=to_proto(graph), on_disk=False, holds_weights=True)
-    return float_source, reads, formats
+    return replace(source, proto=to_proto(graph), on_disk=False, holds_weights=True), reads
 
 
 def _by_normalized_name(reads: _Reads, model: Model) -> _Reads:
     """The same of the normalized nodes: a Gemm of the file is a MatMul of another name there."""
     names = {n.name: (n.name, *model.origin(n)) for n in model.graph.nodes}
     return {
-        name: frozenset().union(*(reads.get(known, frozenset()) for known in aliases))
+        name: {slot: kind for known in aliases for slot, kind in reads.get(known, {}).items()}
         for name, aliases in names.items()
     }
 
 
-def _format_of(group: Group, nodes: Mapping[str, gs.Node], formats: Mapping[str, str]) -> str:
-    """The format of its weight, where it has one, else of what it reads; last that of the file."""
-    heavy = sorted(group.members, key=lambda name: nodes[name].op not in HEAVY_OPS)
-    found = next((formats[name] for name in heavy if name in formats), None)
-    everywhere = set(formats.values())
-    return found or (everywhere.pop() if len(everywhere) == 1 else INT8)
+def _decided(types: list[str]) -> tuple[str, str]:
+    """Decision and reason of a group behind pairs of these types, that of its weight first."""
+    if not types:
+        return FLOAT, "no Q/DQ pair in the file"
+    decision = next((_KIN[kind] for kind in types if kind in _KIN), FLOAT)
+    if types == [decision]:
+        return decision, "Q/DQ pairs in the file"
+    shown = " and ".join(kind.upper() for kind in types)
+    none = "" if decision != FLOAT else f", none of {', '.join(FORMATS).upper()}"
+    return decision, f"Q/DQ pairs of {shown} in the file{none}"
 
 
-def _has_pairs(group: Group, nodes: dict[str, gs.Node], reads: _Reads, opset: int) -> bool:
-    """Whether the group's own nodes read INT8: its inputs may have pairs for other readers alone.
+def _types_of(group: Group, nodes: dict[str, gs.Node], reads: _Reads, plan: Plan) -> list[str]:
+    """Types of the pairs that the group's own nodes read: its inputs may have pairs for others.
 
     A layer is told by its weight, since the pair of its input may stand in front of a MaxPool.
     """
     members = [nodes[name] for name in group.members]
-    if group.spec.weights:
-        return any(1 in reads.get(m.name, ()) for m in members if m.op in HEAVY_OPS)
     wanted = [group.inputs[i] for i in group.inputs_to_quantize]
-    found = [
-        _is_read_in_int8(node, slot, reads, opset)
+    inputs = [
+        _types_read(node, slot, reads, plan.model.opset)
         for name in wanted
         for node in members
         for slot, tensor in enumerate(node.inputs)
         if tensor.name == name
     ]
-    return bool(found) and all(found)
+    weights = [reads.get(m.name, {}).get(1) for m in members if m.op in HEAVY_OPS]
+    stored = [kind for kind in weights if kind is not None]
+    if not (stored if group.spec.weights else all(inputs)):
+        return []
+    of_weights = stored if group.spec.weights else []
+    return list(dict.fromkeys((*of_weights, *(kind for found in inputs for kind in found))))
 
 
-def _is_read_in_int8(node: gs.Node, slot: int, reads: _Reads, opset: int) -> bool:
-    """Whether a pair stands in front of an input, or of the ops that only move its elements."""
-    if slot in reads.get(node.name, ()):
-        return True
+def _types_read(node: gs.Node, slot: int, reads: _Reads, opset: int) -> list[str]:
+    """Types of the pairs in front of an input, or of the ops that only move its elements."""
+    if slot in reads.get(node.name, {}):
+        return [reads[node.name][slot]]
     mover = producer(node.inputs[slot])
     count = 0 if mover is None else len(data_inputs(mover, opset))
-    return count > 0 and all(_is_read_in_int8(mover, i, reads, opset) for i in range(count))
+    found = [_types_read(mover, i, reads, opset) for i in range(count)]
+    return [kind for types in found for kind in types] if all(found) else []

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx.helper import np_dtype_to_tensor_dtype
 
 from fusewright.errors import ModelError
 from fusewright.graph.load import Source, with_inner
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
-from fusewright.target import Format, format_of
+from fusewright.target import format_of
 
 _QUANTIZED = frozenset(
     {
@@ -45,38 +49,33 @@ def count_qdq(proto: onnx.ModelProto) -> int:
     return sum(node.op_type in (QUANTIZE, DEQUANTIZE) for node in nodes)
 
 
-def dequantized_reads(graph: gs.Graph) -> dict[str, frozenset[int]]:
-    """Node → its input slots that read a DequantizeLinear; an unnamed node by its first output."""
-    return {
-        str(node.name or node.outputs[0].name): slots
-        for node in graph.nodes
-        if node.outputs
-        and (
-            slots := frozenset(
-                i
-                for i, tensor in enumerate(node.inputs)
-                if any(p.op == DEQUANTIZE for p in tensor.inputs)
-            )
-        )
-    }
+def dequantized_reads(graph: gs.Graph) -> dict[str, dict[int, str]]:
+    """Node → input slot → type of the values it reads there behind a DequantizeLinear.
 
-
-def dequantized_formats(graph: gs.Graph) -> dict[str, str]:
-    """Node → the format of what it reads behind a DequantizeLinear, its weight's where it has one.
-
-    Nodes go by the names of `dequantized_reads`; formats that are none of ours are left out.
+    The type is the name of a format where it is one of ours, else ONNX's own, such as `uint8`; an
+    unnamed node goes by its first output.
     """
-    found: dict[str, str] = {}
+    found: dict[str, dict[int, str]] = {}
     for node in graph.nodes:
-        for slot, tensor in enumerate(node.inputs):
-            form = next((_format(p) for p in tensor.inputs if p.op == DEQUANTIZE), None)
-            name = str(node.name or node.outputs[0].name) if node.outputs else ""
-            if form is not None and (slot == 1 or name not in found):
-                found[name] = form.name
+        for slot, tensor in enumerate(node.inputs if node.outputs else ()):
+            pair = next((p for p in tensor.inputs if p.op == DEQUANTIZE), None)
+            if pair is not None:
+                found.setdefault(str(node.name or node.outputs[0].name), {})[slot] = _type(pair)
     return found
 
 
-def _format(dequantize: gs.Node) -> Format | None:
+def _type(dequantize: gs.Node) -> str:
     # A pair says its type by the zero-point; stored four-bit weights by their own.
-    told = [t.dtype for t in (*dequantize.inputs[2:], dequantize.inputs[0]) if t.dtype is not None]
-    return format_of(told[0]) if told else None
+    said = (_dtype(tensor) for tensor in (*dequantize.inputs[2:], dequantize.inputs[0]))
+    told = next((dtype for dtype in said if dtype is not None), np.uint8)  # ONNX's default
+    known = format_of(told)
+    if known is not None:
+        return known.name
+    number = told if isinstance(told, int) else np_dtype_to_tensor_dtype(np.dtype(told))
+    return onnx.TensorProto.DataType.Name(number).lower()
+
+
+def _dtype(tensor: gs.Tensor) -> Any:
+    """A type as graphsurgeon has it; of a constant in a function's body, that of its values."""
+    inside = next((node.attrs["value"] for node in tensor.inputs if "value" in node.attrs), None)
+    return getattr(inside, "dtype", None) if tensor.dtype is None else tensor.dtype
