@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from building import Net, assert_equal, run
 from fusewright import RandomSamples, optimize
 from fusewright.errors import ModelError
 from fusewright.graph.clean import LEFT_OUT, clean
+from fusewright.graph.workspace import Workspace, embed
 
 FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 
@@ -134,6 +136,48 @@ def test_a_norm_with_stored_weights_stays_in_float16() -> None:
     x = net.op("Softmax", net.input("x", 3, 8, dtype=np.float16))
     proto = net.proto(net.op("LayerNormalization", x, gamma, beta))
     assert _types(clean(proto)) == _types(proto)
+
+
+@pytest.mark.parametrize("opset", [16, 18])
+@pytest.mark.parametrize("channels", [8, 1024], ids=["in the file", "beside it"])
+def test_a_stored_slope_stays_in_float16(channels: int, opset: int) -> None:
+    """onnxruntime would leave Mul, Less and Where of a PRelu; its slope is read by others too."""
+    net = Net(opset)
+    slope = net.draw(channels, dtype=np.float16)
+    x = net.op("PRelu", net.input("x", 3, channels, dtype=np.float16), slope)
+    x = net.op("PRelu", net.op("Mul", x, slope), net.draw(channels, dtype=np.float16))
+    proto = net.proto(x)
+    with contextlib.closing(Workspace()) as workspace:
+        cleaned = embed(clean(proto, workspace), workspace)
+    onnx.checker.check_model(cleaned, full_check=True)
+    assert _types(cleaned) == _types(proto)
+    assert sorted(t.name for t in cleaned.graph.initializer) == sorted(
+        t.name for t in proto.graph.initializer
+    )
+    assert_equal(proto, cleaned)
+
+
+def test_a_float16_body_stays_as_it_is(tmp_path: Path) -> None:
+    """onnxruntime's Casts inside If and its like are not taken out: nor is one let in."""
+    net = Net(opset=19)
+    x = net.op("Tanh", net.input("x", 2, 8, dtype=np.float16))
+    body = [onnx.helper.make_node(op, [x], [op], op) for op in ("Softmax", "Sigmoid")]
+    values = [onnx.helper.make_tensor_value_info(n.op_type, FLOAT16, [2, 8]) for n in body]
+    branches = [
+        onnx.helper.make_graph([node], node.op_type, [], [value])
+        for node, value in zip(body, values, strict=True)
+    ]
+    which = net.input("which", dtype=np.bool_)
+    y = net.op("If", which, then_branch=branches[0], else_branch=branches[1])
+    proto = net.proto(net.op("Relu", y))
+    onnx.save(proto, tmp_path / "net.onnx")
+    result = optimize(tmp_path / "net.onnx", None, RandomSamples(4))
+    assert not result.trace.undone()
+    assert [node.op_type for node in result.model.graph.node] == ["Tanh", "If", "Relu"]
+    (branch,) = [n for n in result.model.graph.node if n.op_type == "If"]
+    inner = {node.op_type for a in branch.attribute for node in a.g.node}
+    assert inner == {"Softmax", "Sigmoid"}
+    assert_equal(proto, result.model)
 
 
 def test_types_that_the_file_states_are_those_behind(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
     )
     open_session(source, options=options, left_out=LEFT_OUT)
     proto = onnx.load(str(written), load_external_data=not keeps)
-    remove_inserted_casts(proto)
+    remove_inserted_casts(proto, workspace.folder)
     _rename_inlined(proto.graph)
     used = {n.domain for n in with_inner(proto.graph.node)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]

@@ -7,6 +7,7 @@ optimization level, and writes those Casts to the file: TensorRT would run the m
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -38,6 +39,13 @@ def written_out(proto: onnx.ModelProto) -> bool:
     return half and any(_is_function(n, opset) for n in proto.graph.node)
 
 
+def has_half_bodies(proto: onnx.ModelProto) -> bool:
+    """Whether a float16 model has bodies (If, Loop, Scan): Casts inside are not taken out."""
+    half = onnx.TensorProto.FLOAT16 in _kinds(proto.graph)
+    attributes = (attribute for node in proto.graph.node for attribute in node.attribute)
+    return half and any(a.HasField("g") or a.graphs for a in attributes)
+
+
 def with_casts(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which the float16 operators that are functions compute in float32.
 
@@ -46,13 +54,11 @@ def with_casts(proto: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     infer_shapes(copy)
-    half, stored = _half_tensors(copy.graph), {t.name for t in copy.graph.initializer}
-    opset = _opset(copy)
+    half, opset = _half_tensors(copy.graph), _opset(copy)
     nodes: list[onnx.NodeProto] = []
     fed: set[str] = set()
     for node in copy.graph.node:
-        # A Cast of a stored tensor would be folded, and not be found again.
-        if not _is_function(node, opset) or not stored.isdisjoint(half & {*node.input}):
+        if not _is_function(node, opset):
             nodes.append(node)
             continue
         behind = [name for name in node.output if name in half]
@@ -106,13 +112,18 @@ def _types(values: Iterable[onnx.ValueInfoProto]) -> list[int]:
     return [value.type.tensor_type.elem_type for value in values]
 
 
-def remove_inserted_casts(proto: onnx.ModelProto) -> None:
+def remove_inserted_casts(proto: onnx.ModelProto, folder: Path) -> None:
     """Takes the Casts that onnxruntime put around float16 kernels out again, in place.
 
-    Where it merged one of them with a Cast of the model's own, that one is put back.
+    Where it merged one of them with a Cast of the model's own, that one is put back; where it
+    folded one of a stored tensor, that is half again.
+
+    Args:
+        folder: where weights lie that the model refers to.
     """
     graph = proto.graph
     names, kept = _sort_out(graph)
+    names |= _narrow_again(graph, folder)
     if not names and not any(_is_inserted(name) for node in kept for name in node.output):
         return
     infer_shapes(proto)
@@ -144,6 +155,22 @@ def remove_inserted_casts(proto: onnx.ModelProto) -> None:
     # The types of before: what an inserted Cast stood behind was float32.
     del graph.value_info[:]
     infer_shapes(proto)
+
+
+def _narrow_again(graph: onnx.GraphProto, folder: Path) -> dict[str, str]:
+    """Stores in half what was cast while it was folded; the name before for that behind."""
+    names: dict[str, str] = {}
+    kept = {tensor.name: tensor for tensor in graph.initializer if not _is_inserted(tensor.name)}
+    for tensor in graph.initializer:
+        if _is_inserted(tensor.name):
+            name = names[tensor.name] = tensor.name.removeprefix(_PREFIX).removesuffix("_")
+            values = onnx.numpy_helper.to_array(tensor, str(folder)).astype(np.float16)
+            kept.setdefault(name, onnx.numpy_helper.from_array(values, name))
+    if names:
+        stored = [onnx.TensorProto.FromString(t.SerializeToString()) for t in kept.values()]
+        del graph.initializer[:]
+        graph.initializer.extend(stored)
+    return names
 
 
 def _computed_in_float32(graph: onnx.GraphProto) -> set[str]:

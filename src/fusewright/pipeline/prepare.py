@@ -11,7 +11,7 @@ from fusewright.errors import ModelError
 from fusewright.graph.clean import clean, clean_again
 from fusewright.graph.convert import to_model, to_proto
 from fusewright.graph.fold_shapes import computes_shapes, fold_shapes
-from fusewright.graph.half import written_out
+from fusewright.graph.half import has_half_bodies, written_out
 from fusewright.graph.light import is_small_external, with_weights, without_weights
 from fusewright.graph.load import Source, inline_functions, load_weights
 from fusewright.graph.model import Model
@@ -87,8 +87,13 @@ class Preparation:
         self._undo("clean", "shape arithmetic", "it stays as it is computed")
         return proto
 
+    @property
+    def _needs_own_folding(self) -> bool:
+        """Whether onnxruntime's optimizer cannot load the model, or would change its types."""
+        return bool(self.source.custom) or has_half_bodies(self.source.proto)
+
     def _optimized(self) -> onnx.ModelProto:
-        if self.source.custom:
+        if self._needs_own_folding:
             return _folded(plain(self.source))
         with naming(self.source.path):
             as_it_is = is_plain(self.source) and not written_out(self.source.proto)
@@ -158,7 +163,7 @@ class Preparation:
         try:
             folded = (
                 _folded(with_weights(light, proto))
-                if self.source.custom
+                if self._needs_own_folding
                 else clean_again(light, proto, self.workspace)
             )
         except ModelError as error:
@@ -271,7 +276,7 @@ def runnable(proto: onnx.ModelProto, source: Source) -> onnx.ModelProto:
 
 
 def _folded(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Constant folding by graphsurgeon, for a model that onnxruntime cannot load whole."""
+    """Constant folding by graphsurgeon, for a model that onnxruntime's optimizer is not for."""
     graph = gs.import_onnx(proto)
     graph.fold_constants()
     graph.cleanup(remove_unused_graph_inputs=False)
