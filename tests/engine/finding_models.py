@@ -165,6 +165,26 @@ def _transposed(g: Graph, x: str) -> str:
     return g.op("Sin", g.op("MatMul", y, g.weight(16, 64)))
 
 
+def _normed(g: Graph, x: str) -> str:
+    """ConvNeXt: a LayerNorm over channels, between two Transposes."""
+    y = g.op("Transpose", g.op("Relu", g.conv(x, 16, quantized=False)), perm=[0, 2, 3, 1])
+    return g.op("LayerNormalization", y, g.weight(16), g.weight(16), axis=-1)
+
+
+def _norm_before(g: Graph, x: str, quantized: bool = False) -> str:
+    y = _normed(g, x)
+    y = g.op("Transpose", g.pair(y) if quantized else y, perm=[0, 3, 1, 2])
+    return g.op("Relu", g.conv(y, 16, quantized))
+
+
+def _partitioned(g: Graph, x: str) -> str:
+    """Swin: a LayerNorm in front of windows."""
+    y = g.op("MatMul", x, g.weight(32, 32))
+    y = g.op("LayerNormalization", y, g.weight(32), g.weight(32), axis=-1)
+    y = g.op("Reshape", y, g.store(np.array([1, 2, 8, 2, 8, 32])))
+    return g.op("MatMul", g.op("Transpose", y, perm=[0, 1, 3, 2, 4, 5]), g.weight(32, 32))
+
+
 FILES: dict[str, Callable[[], onnx.ModelProto]] = {
     "resize": lambda: _net(_resize),
     "average": lambda: _net(_average),
@@ -176,6 +196,10 @@ FILES: dict[str, Callable[[], onnx.ModelProto]] = {
     "output": lambda: _net(_output),
     "squeeze": lambda: _net(_squeeze),
     "transposed": lambda: _net(_transposed),
+    "norm": lambda: _net(lambda g, x: g.op("MatMul", _normed(g, x), g.weight(16, 16))),
+    "norm before conv": lambda: _net(_norm_before),
+    "norm before int8": lambda: _net(lambda g, x: _norm_before(g, x, quantized=True)),
+    "norm before windows": lambda: _net(_partitioned, 1, 16, 16, 32),
 }
 ATTENTIONS = {
     "fused": Attention(),

@@ -29,6 +29,10 @@ EXPECTED = {
     "output": {"dequantizes-output"},
     "squeeze": {"does-not-commute", "split-epilogue"},
     "transposed": {"moved-by-node"},
+    "norm": set(),
+    "norm before conv": set(),
+    "norm before int8": {"norm-before-quantized-conv"},
+    "norm before windows": {"norm-moved"},
 }
 USUAL = {"quantizes-input", "layout-at-border"}
 ATTENTIONS = {
