@@ -5,23 +5,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import pytest
 from building import Net, assert_equal
+from small_net import small_net
 
 import fusewright
-from fusewright import RandomSamples, apply, compare, inspect, optimize, strip_qdq
-from fusewright.errors import (
-    DataError,
-    ModelError,
-    OutputError,
-    PlanError,
-    UsageError,
-)
+from fusewright import RandomSamples, compare, inspect, optimize, strip_qdq
 from fusewright.plan.file import plan_text, write_plan
 from fusewright.quantize.existing import count_qdq
 
@@ -37,23 +29,6 @@ STAGES = [
     "precision",
     "verify",
 ]
-
-
-def _net() -> onnx.ModelProto:
-    net = Net()
-    x = net.op("Relu", net.batchnorm(net.conv(net.input("x", "batch", 4, 8, 8), 8, 4), 8))
-    y = net.op("Relu", net.op("Add", net.conv(x, 8, 8), x), name="residual")
-    deep = net.op("Relu", net.conv(y, 8, 8, group=8), name="depthwise")
-    z = net.op("Concat", y, deep, axis=1)
-    z = net.op("GlobalAveragePool", net.op("Relu", net.conv(z, 8, 16), name="mixed"))
-    return net.proto(net.op("Gemm", net.op("Flatten", z), net.draw(8, 5), net.draw(5), name="head"))
-
-
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "net.onnx"
-    onnx.save(_net(), path)
-    return path
 
 
 DATA = RandomSamples(6)
@@ -216,14 +191,14 @@ def test_result_equals_the_file(model: Path, tmp_path: Path) -> None:
 
 def test_dynamic_batch_stays_dynamic(model: Path) -> None:
     made = optimize(model, None, DATA, precision="int8").model
-    assert made.graph.input == _net().graph.input
+    assert made.graph.input == small_net().graph.input
     assert [d.dim_param for d in made.graph.input[0].type.tensor_type.shape.dim] == [
         "batch",
         "",
         "",
         "",
     ]
-    assert_equal(_net(), strip_qdq(made))  # run with a batch of two
+    assert_equal(small_net(), strip_qdq(made))  # run with a batch of two
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["collapsed", "flat"])
@@ -233,117 +208,12 @@ def test_strip_qdq_gives_the_float_model_back(model: Path, tmp_path: Path, flat:
     for quantized in (result.model, out, str(out)):
         stripped = strip_qdq(quantized)
         assert count_qdq(stripped) == 0
-        assert_equal(_net(), stripped)
+        assert_equal(small_net(), stripped)
     reference = optimize(model, None, DATA, flat=flat, precision="fp32").model
     assert sorted(n.name for n in stripped.graph.node) == sorted(
         n.name for n in reference.graph.node
     )
     assert {p.key for p in stripped.metadata_props} == {p.key for p in result.model.metadata_props}
-
-
-def test_apply_obeys_a_switched_off_group(model: Path, tmp_path: Path) -> None:
-    plan = inspect(model)
-    group = next(g for g in plan.groups if "mixed" in g.nodes)
-    group.apply = False
-    result = apply(plan, tmp_path / "out.onnx", DATA, precision="int8")
-    names = {n.name: n for n in result.model.graph.node}
-    assert group.name not in {n.name for n in result.model.graph.node if n.domain == "fusewright"}
-    conv = next(n for n in result.model.graph.node if n.op_type == "Conv")
-    producers = {o: n for n in result.model.graph.node for o in n.output}
-    assert all(producers[t].op_type != "DequantizeLinear" for t in conv.input if t in producers), (
-        "neither input nor weight of the group is quantized"
-    )
-    assert names["mixed"].op_type == "Relu"
-    assert result.placement is not None
-    assert not any(
-        "mixed" in reader for s in result.placement.activations for reader, _ in s.readers
-    )
-    assert_equal(_net(), strip_qdq(result.model))
-
-
-def test_apply_leaves_the_plan_and_its_graph_alone(model: Path) -> None:
-    plan = inspect(model)
-    nodes = [n.name for n in plan.model.graph.nodes]
-    first = apply(plan, None, DATA).model
-    assert [n.name for n in plan.model.graph.nodes] == nodes
-    assert apply(plan, None, DATA).model == first == optimize(model, None, DATA).model
-
-
-def test_apply_without_data_collapses_in_float(model: Path) -> None:
-    result = apply(inspect(model))
-    assert count_qdq(result.model) == 0
-    assert_equal(_net(), result.model)
-
-
-def test_apply_takes_decisions(model: Path) -> None:
-    plan = inspect(model)
-    for group in plan.groups:
-        group.decision = "float"
-    assert count_qdq(apply(plan, None, DATA).model) == 0
-
-
-def _residual(tmp_path: Path) -> Path:
-    """conv → next, with an Act → Add between them that is INT8 only while `next` is."""
-    net = Net()
-    x = net.conv(net.input("x", 1, 4, "h", "w"), 4, 4, name="stem")
-    y = net.op("Add", net.op("Relu", net.conv(x, 4, 4, name="conv")), x, name="add")
-    path = tmp_path / "residual.onnx"
-    onnx.save(net.proto(net.conv(y, 4, 4, name="next")), path)
-    return path
-
-
-SHAPES = {"x": ((1, 4, 8, 8),) * 3}
-
-
-def test_apply_settles_what_a_switched_off_group_takes_along(tmp_path: Path) -> None:
-    plan = inspect(_residual(tmp_path))
-    assert plan.group("add").decision == "int8"
-    plan.group("next").apply = False
-    result = apply(plan, None, RandomSamples(3, shapes={"x": (1, 4, 8, 8)}))
-    assert result.plan.group("add").decision == "float"
-    assert "both sides or neither" in result.plan.group("add").reason
-
-
-def test_apply_without_data_takes_the_declared_shapes(tmp_path: Path) -> None:
-    plan = inspect(_residual(tmp_path))
-    assert count_qdq(apply(plan, shapes=SHAPES).model) == 0
-    with pytest.raises(DataError, match="axis 2"):
-        apply(plan)
-
-
-@pytest.mark.parametrize(
-    ("group", "decision", "words"),
-    [
-        ("depthwise", "int8", "multiples of 4"),
-        ("head", "int7", "no decision 'int7'; there are int8, fp8, int4, float"),
-        ("head", "off", "no decision 'off'"),
-    ],
-)
-def test_apply_refuses_an_impossible_decision(
-    model: Path, group: str, decision: str, words: str
-) -> None:
-    plan = inspect(model)
-    next(g for g in plan.groups if group in g.nodes).decision = decision
-    with pytest.raises(PlanError, match=words):
-        apply(plan, None, DATA)
-
-
-def test_apply_refuses_other_groups(model: Path) -> None:
-    plan = inspect(model)
-    gone = plan.groups.pop()
-    with pytest.raises(PlanError, match=f"says nothing of group '{gone.name}'"):
-        apply(plan, None, DATA)
-    plan.groups += [gone, replace(gone, name="absent")]
-    with pytest.raises(PlanError, match="has no group 'absent'"):
-        apply(plan, None, DATA)
-
-
-def test_apply_refuses_a_model_that_has_changed(model: Path) -> None:
-    plan = inspect(model)
-    net = Net()
-    onnx.save(net.proto(net.op("Relu", net.conv(net.input("x", 1, 4, 8, 8), 8, 4))), model)
-    with pytest.raises(PlanError, match="changed since"):
-        apply(plan, None, DATA)
 
 
 def test_groups_and_nodes_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -371,55 +241,6 @@ def test_compare_of_the_result(model: Path, tmp_path: Path) -> None:
     assert compare(model, model, DATA).outputs[0].relative == 0
 
 
-def test_the_input_is_never_written_to(model: Path) -> None:
-    before = model.read_bytes()
-    with pytest.raises(OutputError, match="is the input file"):
-        optimize(model, model, DATA)
-    link = model.with_name("link.onnx")
-    link.symlink_to(model)
-    with pytest.raises(OutputError, match="is the input file"):
-        optimize(model, link, DATA)
-    assert model.read_bytes() == before
-
-
-@pytest.mark.parametrize("out", ["absent/out.onnx", "."])
-def test_unwritable_output_is_known_before_the_work(model: Path, tmp_path: Path, out: str) -> None:
-    with pytest.raises(OutputError):
-        optimize(model, tmp_path / out, None)
-
-
-def test_no_data_is_an_error(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no calibration data"):
-        optimize(model, tmp_path / "out.onnx")
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        ({"y": np.zeros((2, 4, 8, 8), np.float32)}, "y"),
-        ({"x": np.zeros((2, 4, 8, 9), np.float32)}, "x"),
-        ({"x": np.zeros((2, 4, 8, 8), np.complex64)}, "x"),
-        ({"x": np.full((2, 4, 8, 8), np.nan, np.float32)}, "x"),
-    ],
-    ids=["name", "shape", "dtype", "nan"],
-)
-def test_data_that_does_not_fit(model: Path, tmp_path: Path, data, words: str) -> None:
-    with pytest.raises(DataError) as error:
-        optimize(model, tmp_path / "out.onnx", data)
-    assert words in str(error.value)
-    assert "\n" not in str(error.value)
-    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
-
-
-def test_a_quantized_model_is_refused(model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out.onnx"
-    optimize(model, out, DATA)
-    with pytest.raises(ModelError, match="is quantized already") as error:
-        optimize(out, tmp_path / "twice.onnx", DATA)
-    assert "QuantizeLinear" in str(error.value)
-    assert not (tmp_path / "twice.onnx").exists()
-
-
 def test_a_model_without_groups_comes_out_as_it_was(tmp_path: Path) -> None:
     net = Net()
     proto = net.proto(net.op("Exp", net.input("x", 1, 4)))
@@ -437,59 +258,3 @@ def test_detections_of_another_number_do_not_fail_the_run(tmp_path: Path) -> Non
     result = optimize(tmp_path / "net.onnx", tmp_path / "out.onnx", RandomSamples(3))
     assert result.accuracy is not None
     assert result.accuracy.outputs[0].relative == math.inf  # another shape
-
-
-def test_interrupted_half_way_leaves_no_file(model: Path, tmp_path: Path) -> None:
-    class Impatient:
-        def stage(self, name: str, detail: str, seconds: float) -> None:
-            pass
-
-        def samples(self, done: int, total: int | None) -> None:
-            if done >= 3:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        optimize(model, tmp_path / "out.onnx", DATA, Impatient())
-    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
-
-
-def test_a_model_that_does_not_load_is_named(model: Path, tmp_path: Path) -> None:
-    net = Net()
-    x = net.input("x", "batch", 4, 8, 8, dtype=np.float64)
-    y = net.op("Gemm", net.op("Flatten", net.conv(x, 8, 4, dtype=np.float64)), net.draw(512, 5))
-    proto = net.proto(net.op("Identity", y, name="head"))
-    path = tmp_path / "double.onnx"
-    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    onnx.save(proto, path)
-    for call in (
-        lambda: optimize(path, None, DATA),
-        lambda: inspect(path),
-        lambda: compare(model, path, DATA),
-    ):
-        with pytest.raises(ModelError, match=r"double\.onnx: onnxruntime cannot load") as caught:
-            call()
-        assert str(caught.value).count("double.onnx: ") == 1
-
-
-def test_strip_qdq_of_what_is_no_model(tmp_path: Path) -> None:
-    (tmp_path / "text.onnx").write_text("hello")
-    for name, words in (("text.onnx", "not an ONNX file"), ("absent.onnx", "no such file")):
-        with pytest.raises(ModelError, match=words):
-            strip_qdq(tmp_path / name)
-
-
-def test_unknown_setting_and_bad_values(model: Path) -> None:
-    with pytest.raises(UsageError, match="no setting 'presicion'"):
-        optimize(model, None, DATA, presicion="int8")
-    with pytest.raises(UsageError, match="precision 'int7'"):
-        optimize(model, None, DATA, precision="int7")
-    with pytest.raises(UsageError, match="at least 1"):
-        optimize(model, None, DATA, verify_samples=0)
-    with pytest.raises(UsageError, match="matches no group"):
-        optimize(model, None, DATA, exclude=("absent*",))
-    with pytest.raises(UsageError, match="exclude takes a list of patterns"):
-        optimize(model, None, DATA, exclude="absent*")
-    with pytest.raises(UsageError, match="--plan holds every decision"):
-        optimize(model, None, DATA, plan="plan.yaml", include=("head",))
-    with pytest.raises(PlanError, match=r"plan\.yaml: cannot be read"):
-        optimize(model, None, DATA, plan="plan.yaml")

@@ -1,0 +1,126 @@
+"""What the whole job refuses: outputs, data, models and settings that cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from building import Net
+
+from fusewright import RandomSamples, compare, inspect, optimize, strip_qdq
+from fusewright.errors import (
+    DataError,
+    ModelError,
+    OutputError,
+    PlanError,
+    UsageError,
+)
+
+DATA = RandomSamples(6)
+
+
+def test_the_input_is_never_written_to(model: Path) -> None:
+    before = model.read_bytes()
+    with pytest.raises(OutputError, match="is the input file"):
+        optimize(model, model, DATA)
+    link = model.with_name("link.onnx")
+    link.symlink_to(model)
+    with pytest.raises(OutputError, match="is the input file"):
+        optimize(model, link, DATA)
+    assert model.read_bytes() == before
+
+
+@pytest.mark.parametrize("out", ["absent/out.onnx", "."])
+def test_unwritable_output_is_known_before_the_work(model: Path, tmp_path: Path, out: str) -> None:
+    with pytest.raises(OutputError):
+        optimize(model, tmp_path / out, None)
+
+
+def test_no_data_is_an_error(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no calibration data"):
+        optimize(model, tmp_path / "out.onnx")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"y": np.zeros((2, 4, 8, 8), np.float32)}, "y"),
+        ({"x": np.zeros((2, 4, 8, 9), np.float32)}, "x"),
+        ({"x": np.zeros((2, 4, 8, 8), np.complex64)}, "x"),
+        ({"x": np.full((2, 4, 8, 8), np.nan, np.float32)}, "x"),
+    ],
+    ids=["name", "shape", "dtype", "nan"],
+)
+def test_data_that_does_not_fit(model: Path, tmp_path: Path, data, words: str) -> None:
+    with pytest.raises(DataError) as error:
+        optimize(model, tmp_path / "out.onnx", data)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_quantized_model_is_refused(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    optimize(model, out, DATA)
+    with pytest.raises(ModelError, match="is quantized already") as error:
+        optimize(out, tmp_path / "twice.onnx", DATA)
+    assert "QuantizeLinear" in str(error.value)
+    assert not (tmp_path / "twice.onnx").exists()
+
+
+def test_interrupted_half_way_leaves_no_file(model: Path, tmp_path: Path) -> None:
+    class Impatient:
+        def stage(self, name: str, detail: str, seconds: float) -> None:
+            pass
+
+        def samples(self, done: int, total: int | None) -> None:
+            if done >= 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimize(model, tmp_path / "out.onnx", DATA, Impatient())
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_model_that_does_not_load_is_named(model: Path, tmp_path: Path) -> None:
+    net = Net()
+    x = net.input("x", "batch", 4, 8, 8, dtype=np.float64)
+    y = net.op("Gemm", net.op("Flatten", net.conv(x, 8, 4, dtype=np.float64)), net.draw(512, 5))
+    proto = net.proto(net.op("Identity", y, name="head"))
+    path = tmp_path / "double.onnx"
+    proto.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(proto, path)
+    for call in (
+        lambda: optimize(path, None, DATA),
+        lambda: inspect(path),
+        lambda: compare(model, path, DATA),
+    ):
+        with pytest.raises(ModelError, match=r"double\.onnx: onnxruntime cannot load") as caught:
+            call()
+        assert str(caught.value).count("double.onnx: ") == 1
+
+
+def test_strip_qdq_of_what_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "text.onnx").write_text("hello")
+    for name, words in (("text.onnx", "not an ONNX file"), ("absent.onnx", "no such file")):
+        with pytest.raises(ModelError, match=words):
+            strip_qdq(tmp_path / name)
+
+
+def test_unknown_setting_and_bad_values(model: Path) -> None:
+    with pytest.raises(UsageError, match="no setting 'presicion'"):
+        optimize(model, None, DATA, presicion="int8")
+    with pytest.raises(UsageError, match="precision 'int7'"):
+        optimize(model, None, DATA, precision="int7")
+    with pytest.raises(UsageError, match="at least 1"):
+        optimize(model, None, DATA, verify_samples=0)
+    with pytest.raises(UsageError, match="matches no group"):
+        optimize(model, None, DATA, exclude=("absent*",))
+    with pytest.raises(UsageError, match="exclude takes a list of patterns"):
+        optimize(model, None, DATA, exclude="absent*")
+    with pytest.raises(UsageError, match="--plan holds every decision"):
+        optimize(model, None, DATA, plan="plan.yaml", include=("head",))
+    with pytest.raises(PlanError, match=r"plan\.yaml: cannot be read"):
+        optimize(model, None, DATA, plan="plan.yaml")
