@@ -120,7 +120,7 @@ BAD_CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
     "group precision of no format": (
         _plain("--group-precision", "op:Conv=FP9"),
         2,
-        ("op:Conv=FP9", "int8, fp8, int4, float"),
+        ("op:Conv=FP9", "int8, fp8, int4, nvfp4, mxfp8, float"),
     ),
     "group precision that no group can have": (
         _plain("--group-precision", "op:Conv=int4"),

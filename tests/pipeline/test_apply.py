@@ -94,7 +94,7 @@ def test_apply_without_data_takes_the_declared_shapes(tmp_path: Path) -> None:
     ("group", "decision", "words"),
     [
         ("depthwise", "int8", "multiples of 4"),
-        ("head", "int7", "no decision 'int7'; there are int8, fp8, int4, float"),
+        ("head", "int7", "no decision 'int7'; there are int8, fp8, int4, nvfp4, mxfp8, float"),
         ("head", "off", "no decision 'off'"),
     ],
 )

@@ -126,5 +126,5 @@ def test_a_type_that_is_no_format_of_ours(tmp_path: Path) -> None:
     x = net.input("x", 1, 4, 8, 8)
     y = net.op("Add", net.op("Relu", paired(x)), paired(net.op("Sigmoid", x)))
     onnx.save(net.proto(y), path)
-    said = "Q/DQ pairs of UINT16 in the file, none of INT8, FP8, INT4"
+    said = "Q/DQ pairs of UINT16 in the file, none of INT8, FP8, INT4, NVFP4, MXFP8"
     assert [(g.decision, g.reason) for g in inspect(path).groups] == [("float", said)]

@@ -14,8 +14,8 @@ from onnx import TensorProto
 
 from fusewright import RandomSamples, optimize, strip_qdq
 from fusewright.quantize.existing import count_qdq
-from fusewright.quantize.insert import strip_qdq as strip_graph
 from fusewright.quantize.int4.storing import int4_tensor
+from fusewright.quantize.strip import strip_qdq as strip_graph
 
 
 @pytest.mark.parametrize("settings", [{}, {"flat": True}], ids=["collapsed", "flat"])

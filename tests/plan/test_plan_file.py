@@ -116,7 +116,7 @@ BROKEN = {
     "a group twice": (_repeat_group, "/conv1/Conv"),
     "a decision that does not exist": (
         lambda t: t.replace("decision: int8", "decision: int7", 1),
-        "no decision 'int7'; there are int8, fp8, int4, float, off",
+        "no decision 'int7'; there are int8, fp8, int4, nvfp4, mxfp8, float, off",
     ),
     "a decision of another type": (
         lambda t: t.replace("decision: int8", "decision: [int8]", 1),

@@ -121,7 +121,10 @@ def test_exclude_beats_group_precision() -> None:
 
 REFUSED = {
     "no group": (("nothing=fp8",), "--group-precision 'nothing=fp8' matches no group"),
-    "no format": (("head",), "is not PATTERN=FORMAT with one of int8, fp8, int4, float"),
+    "no format": (
+        ("head",),
+        "is not PATTERN=FORMAT with one of int8, fp8, int4, nvfp4, mxfp8, float",
+    ),
     "no such format": (("head=int9",), "is not PATTERN=FORMAT"),
     "no pattern": (("=fp8",), "is not PATTERN=FORMAT"),
     "not this group": (("large=fp8",), "group 'large' cannot be fp8: a kernel of 7x7"),

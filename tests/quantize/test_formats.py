@@ -18,10 +18,11 @@ from fusewright.plan.collapse import collapse
 from fusewright.plan.decide import Rules
 from fusewright.plan.plan import Plan
 from fusewright.quantize.existing import count_qdq, dequantized_reads
-from fusewright.quantize.insert import insert_qdq, strip_qdq
+from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
 from fusewright.quantize.residual import stream_tensors
+from fusewright.quantize.strip import strip_qdq
 from fusewright.quantize.weights import scale_of, weight_scale
 from fusewright.target import FORMATS
 

@@ -15,9 +15,10 @@ from quantizing import pairs, planned, quantized, thresholds
 
 from fusewright.graph.convert import to_proto
 from fusewright.quantize.existing import count_qdq
-from fusewright.quantize.insert import insert_qdq, strip_qdq
+from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import place
+from fusewright.quantize.strip import strip_qdq
 
 
 def _residual(net: Net, x: str) -> str:

@@ -49,8 +49,8 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="FORMAT[+REST]",
-        help="int8, fp8 or int4 (weights), +fp16 or +bf16 for the rest; or fp16, bf16, fp32 alone."
-        " Default int8+fp16 (int8 for TensorRT 8.6).",
+        help="int8, fp8, int4 (weights), nvfp4 or mxfp8 (Linears), +fp16 or +bf16 for the rest; or"
+        " fp16, bf16, fp32 alone. Default int8+fp16 (int8 for TensorRT 8.6).",
     ),
 ]
 IoTypes = Annotated[
@@ -66,7 +66,8 @@ GroupPrecision = Annotated[
     typer.Option(
         "--group-precision",
         metavar="PATTERN=FORMAT",
-        help="int8, fp8, int4 or float for what matches, patterns as of --exclude; repeatable.",
+        help="A format of --precision, or float, for what matches, patterns as of --exclude;"
+        " repeatable.",
     ),
 ]
 Int4Method = Annotated[

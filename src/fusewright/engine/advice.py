@@ -67,6 +67,13 @@ ADVICE = {
         "the weight is quantized and what it meets is not, so it is expanded at run time [L]",
         "quantize the layer's input too, or leave the weight in float",
     ),
+    "block-scales": Advice(
+        "scales of blocks are found at run time",
+        "NVFP4 and MXFP8 scale each block by what is in it: a kernel quantizes, and for NVFP4 one"
+        " brings the scales to where the GEMM reads them [L]",
+        "nothing in the file; FP8 has stored scales, and its pairs fuse",
+        inherent=True,
+    ),
     "alone": Advice(
         "a pair that did not fuse",
         "the op in front of it and the builder's fusion did not take it in",

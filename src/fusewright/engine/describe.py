@@ -13,7 +13,7 @@ from fusewright.engine.attribution import (
 )
 from fusewright.engine.findings import View, find_all
 from fusewright.engine.kernels import Kernel
-from fusewright.engine.outline import HEAVY, QDQ, Outline
+from fusewright.engine.outline import DEQUANTIZE, HEAVY, QDQ, Outline
 from fusewright.engine.report import Finding, GroupReport, KernelReport, total
 
 
@@ -100,8 +100,8 @@ def _pairs(view: View, group: str, positions: Sequence[int]) -> tuple[str, ...]:
         found += [node] if node.op in QDQ else []
         for other in outline.before(node):
             # A DequantizeLinear is read by this group, and its QuantizeLinear belongs with it.
-            if other.op == "DequantizeLinear":
-                found += [other, *(q for q in outline.before(other) if q.op == "QuantizeLinear")]
+            if other.op in DEQUANTIZE:
+                found += [other, *(q for q in outline.before(other) if q.op in QDQ)]
         found += [other for other in outline.after(node) if other.op == "QuantizeLinear"]
     return _distinct(node.name for node in found)
 

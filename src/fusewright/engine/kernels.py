@@ -30,6 +30,8 @@ _NODE_PREFIX = "[ONNX Layer: "
 # (NVIDIA/TensorRT issue 4020), some prints by nothing.
 _SEPARATORS = re.compile(r"[\x1e\x1f]|(?<=\])(?=\[ONNX Layer: )")
 
+# TensorRT-RTX names these types by their bits.
+_SPELLED = {"FP4E2M1": "FP4", "FP8UE8M0": "E8M0"}
 BITS = {
     "Float": 32,
     "Half": 16,
@@ -128,7 +130,7 @@ def _tensors(text: str) -> tuple[TensorType, ...]:
     return tuple(
         TensorType(
             match["name"],
-            match["dtype"],
+            _SPELLED.get(match["dtype"], match["dtype"]),
             tuple(int(dim) for dim in match["shape"].split(",") if dim),
         )
         for match in _TENSOR.finditer(text)

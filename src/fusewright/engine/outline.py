@@ -12,11 +12,16 @@ from onnx import TensorProto
 from fusewright.groups import KINDS
 from fusewright.plan.collapse import DOMAIN
 from fusewright.plan.plan import HEAVY_OPS
+from fusewright.target.formats import MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, NVFP4_QUANTIZE, TRT_DOMAIN
 
 HEAVY = HEAVY_OPS | {"DeformConv"}
 """Decides what an engine costs, beside the ops that groups are made of."""
 
-QDQ = frozenset({"QuantizeLinear", "DequantizeLinear"})
+DYNAMIC_QUANTIZE = frozenset({f"{TRT_DOMAIN}::{op}" for op in (NVFP4_QUANTIZE, MXFP8_QUANTIZE)})
+QUANTIZE = DYNAMIC_QUANTIZE | {"QuantizeLinear"}
+_MXFP8_DEQUANTIZE = f"{TRT_DOMAIN}::{MXFP8_DEQUANTIZE}"
+DEQUANTIZE = frozenset({"DequantizeLinear", _MXFP8_DEQUANTIZE})
+QDQ = QUANTIZE | DEQUANTIZE
 LAYOUT = frozenset(
     {"Reshape", "Transpose", "Slice", "Gather", "Split", "Squeeze", "Unsqueeze", "Flatten"}
     | {"Concat", "Pad", "Identity", "Expand", "DepthToSpace", "SpaceToDepth"}
@@ -116,8 +121,13 @@ class Outline:
     def quantized_as(self, tensor: str) -> str | None:
         """`Int8`, `FP8`, `Int4` … where a DequantizeLinear is behind `tensor`; else None."""
         node = self.behind(tensor)
-        if node is None or node.op != "DequantizeLinear":
+        if node is None or node.op not in DEQUANTIZE:
             return None
+        if node.op == _MXFP8_DEQUANTIZE:
+            return "FP8"
+        source = self.nodes.get(self.writer.get(node.reads[0], ""))
+        if source is not None and source.op in DYNAMIC_QUANTIZE:
+            return "FP4"
         zero_point = node.reads[2] if len(node.reads) > 2 else ""
         known = self.types.get(zero_point) or self.types.get(node.reads[0])
         # ONNX: without a zero-point and a typed constant, what QuantizeLinear writes is uint8.

@@ -15,9 +15,10 @@ from fusewright.calibrate import ImageOptions, open_samples
 from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.half import holds_bfloat16, widened
-from fusewright.graph.load import Source, load_weights, read_source
+from fusewright.graph.load import Source, load_weights, read_source, with_inner
 from fusewright.graph.model import Model
 from fusewright.graph.walk import producer
+from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, plain
 from fusewright.pipeline.run import make_plan
@@ -26,9 +27,10 @@ from fusewright.plan.demand import data_inputs
 from fusewright.plan.plan import FLOAT, HEAVY_OPS, INT8, Group, Plan, node_index
 from fusewright.precision.twin import rounding_twin
 from fusewright.quantize.existing import count_qdq, dequantized_reads
-from fusewright.quantize.insert import strip_qdq as strip_graph
+from fusewright.quantize.strip import strip_qdq as strip_graph
 from fusewright.target import FORMATS
 from fusewright.verify import Comparison, compare_models
+from fusewright.verify.blockwise import holds_blocks, with_emulated_blocks
 
 # Node → input slot behind a Q/DQ pair → type of the pair.
 _Reads = Mapping[str, Mapping[int, str]]
@@ -110,9 +112,13 @@ def compare(
     _require_same_interface(source, other)
     feeds = open_samples(data, source.interface.inputs, images).limit(samples)
     judged: Path | onnx.ModelProto = Path(second)
+    workspace = Workspace()
     if needs_twin(source, other):
-        judged = rounding_twin(load_weights(other), source.interface.half)
-    return compare_models(Path(first), judged, feeds)[0]
+        judged = with_emulated_blocks(load_weights(other), workspace.folder)
+        judged = rounding_twin(judged, source.interface.half)
+    elif holds_blocks(other.proto):
+        judged = with_emulated_blocks(load_weights(other), workspace.folder)
+    return compare_models(Path(first), judged, feeds, workspace.folder)[0]
 
 
 def needs_twin(first: Source, second: Source) -> bool:
@@ -153,7 +159,11 @@ def _without_pairs(source: Source) -> tuple[Source, _Reads]:
     graph = gs.import_onnx(plain(source))
     reads = dequantized_reads(graph)
     strip_graph(graph)
-    return replace(source, proto=to_proto(graph), on_disk=False, holds_weights=True), reads
+    proto = to_proto(graph)
+    left = {f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in with_inner(proto.graph.node)}
+    custom = tuple(name for name in source.custom if name in left)
+    float_source = replace(source, proto=proto, on_disk=False, holds_weights=True, custom=custom)
+    return float_source, reads
 
 
 def _by_normalized_name(reads: _Reads, model: Model) -> _Reads:

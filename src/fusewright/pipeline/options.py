@@ -126,8 +126,9 @@ class Options:
             raise UsageError(f"a search budget of {self.search_budget:g} s: it has to be above 0")
         if self.search == OFF and self.search_journal is not None:
             raise UsageError("a search journal without a search: add --search plan")
-        quantized = self.formats.quantized
-        if self.search != OFF and (quantized is None or FORMATS[quantized].weights_only):
+        form = FORMATS.get(self.formats.quantized or "")
+        movable = form is not None and not form.weights_only and form.block is None
+        if self.search != OFF and not movable:
             raise UsageError(f"--search: precision {self.formats.text} has no Q/DQ pairs to place")
 
     def _read_plan(self) -> None:

@@ -33,11 +33,14 @@ from fusewright.precision import (
 from fusewright.precision.check import RangeCheck
 from fusewright.precision.twin import rounding_twin
 from fusewright.quantize.between import kept_float
+from fusewright.quantize.blockwise.insert import insert_blocks
 from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement
 from fusewright.search import observed
+from fusewright.target import FORMATS
 from fusewright.verify import Comparison
+from fusewright.verify.blockwise import with_emulated_blocks
 
 
 @dataclass
@@ -167,10 +170,10 @@ def set_types(plan: Plan, placement: Placement, seen: Seen, job: Job) -> HalfPla
         ModelError: the result breaks a rule of the Q/DQ linter.
     """
     graph, half = plan.model.graph, None
+    found = {} if seen.ranges is None else seen.ranges.sites
+    thresholds = {scale: found[scale].threshold for scale in placement.observe}
     if placement.activations or placement.weights:
         with job.trace.stage("quantize") as details:
-            found = {} if seen.ranges is None else seen.ranges.sites
-            thresholds = {scale: found[scale].threshold for scale in placement.observe}
             insert_qdq(graph, placement, thresholds | placement.fixed)
             details.append(f"{len(placement.activations) + len(placement.weights)} Q/DQ pairs")
     if seen.tensors is not None:
@@ -178,6 +181,11 @@ def set_types(plan: Plan, placement: Placement, seen: Seen, job: Job) -> HalfPla
             half = _set_half(plan, seen.tensors, job)
             details.append(f"{len(half.half_nodes)} nodes in {half.kind}")
             details += [f"{len(half.float_nodes)} stay fp32"] * bool(half.float_nodes)
+    blocked = [weight for weight in placement.weights if FORMATS[weight.format].block is not None]
+    if blocked:
+        with job.trace.stage("blocks") as details:
+            insert_blocks(graph, placement, thresholds)
+            details.append(f"{len(blocked)} weights")
     for violation in lint(graph):
         raise ModelError(f"Q/DQ linter: {violation}; please report this model")
     return half
@@ -204,6 +212,7 @@ def collapsed_proto(plan: Plan, groups: list[Group]) -> onnx.ModelProto:
 def measure(proto: onnx.ModelProto, half: HalfPlan | None, job: Job) -> Comparison:
     """How far the model is from the original; one with half tensors is judged by its twin."""
     final, reference = runnable(proto, job.source), job.proof.reference
+    final = with_emulated_blocks(final, job.workspace.folder)
     if half is None:
         return reference.compare(final, is_final=True)
     check = RangeCheck(rounding_twin(final, job.source.interface.half))

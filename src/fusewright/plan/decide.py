@@ -131,6 +131,9 @@ def _note(plan: Plan) -> None:
         if any(group.decision == name for group in plan.groups):
             needs = plan.target.needs(name)
             found += [] if needs is None else [needs]
+            if not plan.target.multiplies(name):
+                title = FORMATS[name].title
+                found.append(f"{plan.target} restores {title} at run time and multiplies in half")
     plan.model.notes += [note for note in found if note not in plan.model.notes]
 
 
@@ -242,6 +245,8 @@ def _contract(group: Group, plan: Plan) -> str:
         "per tensor" if axis is None or per_tensor else f"per channel (axis {axis})"
         for axis in stored
     ]
+    if form.block is not None:
+        axes = [f"in blocks of {form.block}"]
     within = inside(group, plan)
     weights = f"; weights {axes[0]}" if axes else ""
     return f"inputs {inputs}{weights}" + ("" if within is None else f"; {within}")

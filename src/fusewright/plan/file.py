@@ -20,6 +20,8 @@ _HEADER = """\
 #   int8   Q/DQ pairs by the group's contract
 #   fp8    the same in FP8 (E4M3)
 #   int4   its weights in blocks of INT4; Linears only
+#   nvfp4  inputs and weights in blocks of FP4 (Blackwell); Linears only
+#   mxfp8  the same in blocks of FP8
 #   float  no pairs, still collapsed into one call
 #   off    left alone: neither quantized nor collapsed
 # A quantized Linear may have a line `smooth:` (off, auto, or an alpha from 0 to 1): how much of its

@@ -34,6 +34,8 @@ def impossible(group: Group, nodes: dict[str, gs.Node], plan: Plan, decision: st
         return lacking
     if form.weights_only and not group.spec.weights:
         return f"{form.title} is for weights, and it has none"
+    if form.block is not None and not group.spec.weights and "head_size" not in group.details:
+        return f"{form.title} is for what is multiplied with stored weights, and it has none"
     if "head_size" in group.details:
         return _attention(group, plan, form)
     layer = layer_of(group, nodes)
@@ -44,6 +46,16 @@ def impossible(group: Group, nodes: dict[str, gs.Node], plan: Plan, decision: st
         return f"weights of type {np.dtype(weight.dtype)}; {form.title} here starts from float32"
     if layer.op in _CONVOLUTIONS:
         return _convolution(layer, weight.shape, plan, form)
+    return _odd_block(group, nodes, form)
+
+
+def _odd_block(group: Group, nodes: dict[str, gs.Node], form: Format) -> str | None:
+    """Why the blocks of a format do not fit a Linear's inputs, or None where they do."""
+    weights = {group.parameters[name] for name in group.spec.weights if name in group.parameters}
+    for member in group.members if form.block is not None else ():
+        for tensor in nodes[member].inputs:
+            if tensor.name in weights and tensor.shape[0] % form.block:
+                return f"{tensor.shape[0]} input features, in {form.title} blocks of {form.block}"
     return None
 
 

@@ -38,7 +38,7 @@ class Group:
         details: what is known of it beyond its kind: head size, window; plain values.
         fixed: reads of interior tensors that get a pair with a fixed threshold.
         interior: reads of interior tensors that get a pair with a calibrated range.
-        decision: `int8`, `fp8`, `int4` (the weights alone) or `float`.
+        decision: `int8`, `fp8`, `int4` (the weights alone), `nvfp4`, `mxfp8` or `float`.
         reason: why.
         hint: what speaks against the decision without forbidding it; empty where nothing does.
         apply: False switches the group off: neither quantized nor collapsed.

@@ -11,13 +11,15 @@ from onnx.helper import np_dtype_to_tensor_dtype
 
 from fusewright.errors import ModelError
 from fusewright.graph.load import Source, with_inner
-from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
+from fusewright.quantize.strip import DEQUANTIZERS, QUANTIZERS
 from fusewright.target import format_of
+from fusewright.target.formats import MXFP8_DEQUANTIZE, NVFP4_QUANTIZE
+from fusewright.target.precision import MXFP8, NVFP4
 
-_QUANTIZED = frozenset(
-    {
-        QUANTIZE,
-        DEQUANTIZE,
+_QUANTIZED = (
+    QUANTIZERS
+    | DEQUANTIZERS
+    | {
         "ConvInteger",
         "DynamicQuantizeLinear",
         "MatMulInteger",
@@ -46,7 +48,7 @@ def refuse_quantized(source: Source) -> None:
 def count_qdq(proto: onnx.ModelProto) -> int:
     """Number of Q and DQ nodes of a model, in its graph and its functions."""
     nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
-    return sum(node.op_type in (QUANTIZE, DEQUANTIZE) for node in nodes)
+    return sum(node.op_type in QUANTIZERS | DEQUANTIZERS for node in nodes)
 
 
 def dequantized_reads(graph: gs.Graph) -> dict[str, dict[int, str]]:
@@ -58,13 +60,17 @@ def dequantized_reads(graph: gs.Graph) -> dict[str, dict[int, str]]:
     found: dict[str, dict[int, str]] = {}
     for node in graph.nodes:
         for slot, tensor in enumerate(node.inputs if node.outputs else ()):
-            pair = next((p for p in tensor.inputs if p.op == DEQUANTIZE), None)
+            pair = next((p for p in tensor.inputs if p.op in DEQUANTIZERS), None)
             if pair is not None:
                 found.setdefault(str(node.name or node.outputs[0].name), {})[slot] = _type(pair)
     return found
 
 
 def _type(dequantize: gs.Node) -> str:
+    if dequantize.op == MXFP8_DEQUANTIZE:
+        return MXFP8
+    if any(node.op == NVFP4_QUANTIZE for node in dequantize.inputs[0].inputs):
+        return NVFP4
     # A pair says its type by the zero-point; stored four-bit weights by their own.
     said = (_dtype(tensor) for tensor in (*dequantize.inputs[2:], dequantize.inputs[0]))
     told = next((dtype for dtype in said if dtype is not None), np.uint8)  # ONNX's default

@@ -17,6 +17,13 @@ from fusewright.plan.demand import data_inputs
 from fusewright.plan.plan import HEAVY_OPS
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
 from fusewright.target import FORMATS, Format, format_of
+from fusewright.target.formats import (
+    MXFP8_DEQUANTIZE,
+    MXFP8_QUANTIZE,
+    NVFP4_QUANTIZE,
+    TRT_DOMAIN,
+)
+from fusewright.target.precision import MXFP8
 
 _TITLES = ", ".join(form.title for form in FORMATS.values())
 _BFLOAT16 = 16
@@ -30,6 +37,7 @@ def lint(graph: gs.Graph) -> list[str]:
     """Violations, one line each, on a flat graph; an empty list is a clean bill."""
     return [
         *_scales(graph),
+        *_blocks(graph),
         *_one_pair_per_tensor(graph),
         *_types(graph),
         *_outputs(graph),
@@ -41,12 +49,12 @@ def lint(graph: gs.Graph) -> list[str]:
 
 def _is_dequantized(tensor: gs.Tensor) -> bool:
     node = producer(tensor)
-    return node is not None and node.op == DEQUANTIZE
+    return node is not None and node.op in (DEQUANTIZE, MXFP8_DEQUANTIZE)
 
 
 def _scales(graph: gs.Graph) -> Iterator[str]:
     for node in graph.nodes:
-        if node.op not in _PAIR:
+        if node.op not in _PAIR or _is_of_blocks(node):
             continue
         scale = node.inputs[1]
         if not is_constant(scale) or not np.all(values(scale) > 0):
@@ -56,6 +64,27 @@ def _scales(graph: gs.Graph) -> Iterator[str]:
         quantize = producer(node.inputs[0]) if node.op == DEQUANTIZE else None
         if quantize is not None and quantize.op == QUANTIZE and not _same_grid(quantize, node):
             yield f"{node.name}: another scale or axis than '{quantize.name}' in front of it"
+
+
+def _is_of_blocks(dequantize: gs.Node) -> bool:
+    """Whether it restores values whose scales come from a DequantizeLinear, or those scales."""
+    readers = dequantize.outputs[0].outputs
+    return producer(dequantize.inputs[1]) is not None or any(
+        reader.op == DEQUANTIZE and reader.inputs[1] is dequantize.outputs[0] for reader in readers
+    )
+
+
+def _blocks(graph: gs.Graph) -> Iterator[str]:
+    for node in graph.nodes:
+        if node.op not in (NVFP4_QUANTIZE, MXFP8_QUANTIZE):
+            continue
+        length, block = (node.inputs[0].shape or [None])[-1], node.attrs["block_size"]
+        if not isinstance(length, int) or length % block:
+            yield f"{node.name}: cuts an axis of {length} into blocks of {block}"
+        if node.op == NVFP4_QUANTIZE and not np.all(values(node.inputs[1]) > 0):
+            yield f"{node.name}: a scale that is not positive"
+        if _is_dequantized(node.inputs[0]):
+            yield f"{node.name}: quantizes what was quantized already"
 
 
 def _is_symmetric(node: gs.Node) -> bool:
@@ -68,6 +97,8 @@ def _is_symmetric(node: gs.Node) -> bool:
 
 def _format(node: gs.Node) -> Format | None:
     """What a Q or DQ node rounds to: the type of its zero-point, else of what it dequantizes."""
+    if node.op == MXFP8_DEQUANTIZE:
+        return FORMATS[MXFP8]
     zero = input_at(node, 2)
     told = zero if zero is not None else node.inputs[0] if node.op == DEQUANTIZE else None
     return None if told is None or told.dtype is None else format_of(told.dtype)
@@ -153,7 +184,11 @@ def _unweighted(graph: gs.Graph) -> Iterator[str]:
     """An op without weights that reads INT8 only must write it: TensorRT fuses both or neither."""
     fixed = {id(t) for t in graph.outputs}
     for node in graph.nodes:
-        if node.op in (*HEAVY_OPS, *_PAIR) or data_inputs(node, _OPSET):
+        if (
+            node.op in (*HEAVY_OPS, *_PAIR)
+            or node.domain == TRT_DOMAIN
+            or data_inputs(node, _OPSET)
+        ):
             continue
         computed = [t for t in node.inputs if not is_constant(t) and not t.is_empty()]
         if not computed or not all(_is_int8(t) for t in computed):

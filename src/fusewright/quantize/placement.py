@@ -3,7 +3,8 @@
 One pair per tensor and format, however many read it. A pair moves up through ops that only move
 elements, so that they run in its format and the kernel that writes the tensor writes it quantized;
 all inputs of a Concat that it moves through share one scale. Where a tensor is read in two formats,
-neither pair moves further.
+neither pair moves further. Formats in blocks stay where they are read: what moves elements would
+give the blocks other elements.
 """
 
 from __future__ import annotations
@@ -136,13 +137,13 @@ def place(plan: Plan, residual: Collection[str] = ()) -> Placement:
     fixed: dict[str, float] = {}
     for name in formats_of(plan.groups):
         placing = _Placing(plan, nodes, name, taken=frozenset((*observe, *fixed)))
-        placing.run(residual if not sites else ())
+        placing.run(residual if not sites and FORMATS[name].block is None else ())
         sites += placing.sites
         observe |= placing.observe
         fixed |= placing.fixed
     position = {name: i for i, name in enumerate(nodes)}
     sites.sort(key=lambda s: (position[s.readers[0][0]], s.readers[0][1]))
-    order = {site.scale: None for site in sites if site.scale not in fixed}
+    order = {site.scale: None for site in sites if site.scale in observe.keys() - fixed.keys()}
     return Placement(
         tuple(sites),
         _weights(plan, nodes),
@@ -176,11 +177,11 @@ class _Placing:
         if residual:
             stream = residual_edges(plan, demanded)
             demanded |= {e: t for e, t in stream.items() if t.name in residual}
-        edges = dict(demanded)
+        edges, form = dict(demanded), FORMATS[self._format]
         for node in reversed(graph.nodes):
-            if id(node) not in owned:
+            if form.block is None and id(node) not in owned:
                 _move_up(node, edges, self._scales, graph, plan.model.opset)
-        for tensor in demanded.values():
+        for tensor in demanded.values() if form.has_stored_scales else ():
             self.observe[self._scale(tensor.name)].add(tensor.name)
         self.sites = self._sites(edges)
         self.fixed = {
@@ -256,4 +257,6 @@ def _weight_site(tensor: str, axis: int | None, group: Group, plan: Plan) -> Wei
     if FORMATS[group.decision].weights_only:
         # Blocks run along the inputs of a Linear [in, out].
         return WeightSite(tensor, (), 0, group.decision, plan.block_size)
+    if FORMATS[group.decision].block is not None:
+        return WeightSite(tensor, (), 0, group.decision, FORMATS[group.decision].block)
     return WeightSite(tensor, (), None if plan.per_tensor_weights else axis, group.decision)

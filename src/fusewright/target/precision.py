@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from fusewright.errors import UsageError
 
-INT8, FP8, INT4 = "int8", "fp8", "int4"
-QUANTIZED = (INT8, FP8, INT4)
+INT8, FP8, INT4, NVFP4, MXFP8 = "int8", "fp8", "int4", "nvfp4", "mxfp8"
+QUANTIZED = (INT8, FP8, INT4, NVFP4, MXFP8)
 """Formats that groups are quantized to."""
 
 FP32, FP16, BF16 = "fp32", "fp16", "bf16"

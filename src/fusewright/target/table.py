@@ -112,6 +112,12 @@ WITHOUT_CONVOLUTIONS = (
     Support("int8", "rtx", (75,), "[L]"),
 )
 
+# What an engine parses, restores to half at run time, and multiplies in half.
+WITHOUT_PRODUCTS = (
+    # deit_tiny in MXFP8 for SM 120: 49 Half GEMMs, and 86 kernels that restore their operands.
+    Support("mxfp8", "rtx", (120, 121), "[L]"),
+)
+
 GPUS = {
     "v100": 70,
     "xavier": 72,

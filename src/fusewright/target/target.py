@@ -17,6 +17,7 @@ from fusewright.target.table import (
     NEWEST,
     SUPPORT,
     WITHOUT_CONVOLUTIONS,
+    WITHOUT_PRODUCTS,
     AttentionLimits,
     ConvLimits,
     Engine,
@@ -81,6 +82,12 @@ class Target:
         """Whether convolutions run in a format that is there; for an open GPU, on any."""
         missing = {(row.engine, row.what): row.sms for row in WITHOUT_CONVOLUTIONS}
         return self.sm is None or self.sm not in missing.get((self.engine.name, what), ())
+
+    def multiplies(self, what: str) -> bool:
+        """Whether Linears run in a format that is there; for an open GPU, on any."""
+        missing = {(row.engine, row.what): row.sms for row in WITHOUT_PRODUCTS}
+        there = set(self.sms(what)) if self.sm is None else {self.sm}
+        return not there <= set(missing.get((self.engine.name, what), ()))
 
     def lacks(self, what: str) -> str | None:
         """Why a format or type is not there, and what is; None where it is."""

@@ -155,15 +155,24 @@ def compare_outputs(
 
 
 def compare_models(
-    first: onnx.ModelProto | Path, second: onnx.ModelProto | Path, feeds: Iterable[Feed]
+    first: onnx.ModelProto | Path,
+    second: onnx.ModelProto | Path,
+    feeds: Iterable[Feed],
+    folder: Path | None = None,
 ) -> tuple[Comparison, int]:
     """Runs two models on the same samples, one sample in memory; also says how many there were.
+
+    Args:
+        first: the reference.
+        second: the model to judge.
+        feeds: the samples.
+        folder: where weights lie that `second` refers to, where it is no path.
 
     Raises:
         ModelError: their outputs differ in name, or one cannot be loaded.
         DataError: there are no samples, or a model fails on one.
     """
-    one, other = _open(first), _open(second)
+    one, other = _open(first), _open(second, folder)
     names = [output.name for output in one.get_outputs()]
     if names != [output.name for output in other.get_outputs()]:
         raise ModelError("the two models have different outputs")

@@ -59,7 +59,7 @@ class _Stored:
         values: np.ndarray = numpy_helper.to_array(tensor, self._folder)
         if cast is None:
             return values
-        kind = _FLOATS.get(_attribute(cast, "to", 0))
+        kind = _FLOATS.get(number(cast, "to", 0))
         return None if kind is None else values.astype(kind)
 
 
@@ -88,7 +88,7 @@ def with_computed_weights(model: onnx.ModelProto, folder: Path, file: Path) -> o
                 part, pool.map(lambda chain: _computed(chain, stored, folder), part), strict=True
             ):
                 name = chain.nodes[-1].output[0]
-                copy.graph.initializer.append(_external(name, array, file.name, sink.tell()))
+                copy.graph.initializer.append(external(name, array, file.name, sink.tell()))
                 sink.write(array.data)
     return copy
 
@@ -132,7 +132,7 @@ def _is_step(node: onnx.NodeProto, stored: _Stored) -> bool:
     if node.domain not in ("", "ai.onnx"):
         return False
     if node.op_type == _CAST:
-        return _attribute(node, "to", 0) in _FLOATS
+        return number(node, "to", 0) in _FLOATS
     if node.op_type not in (_QUANTIZE, _DEQUANTIZE) or len(node.input) < 3:
         return False
     scale, zero = (stored.find(name) for name in node.input[1:3])
@@ -141,7 +141,7 @@ def _is_step(node: onnx.NodeProto, stored: _Stored) -> bool:
         and scale.dtype in _FLOATS.values()
         and zero is not None
         and zero.dtype == np.int8
-        and not _attribute(node, "block_size", 0)
+        and not number(node, "block_size", 0)
         and not zero.any()
     )
 
@@ -155,7 +155,7 @@ def _computed(chain: _Chain, stored: _Stored, folder: Path) -> np.ndarray:
 
 def _cast(values: np.ndarray, node: onnx.NodeProto, _: _Stored) -> np.ndarray:
     with np.errstate(over="ignore"):
-        return values.astype(_FLOATS[_attribute(node, "to", 0)])
+        return values.astype(_FLOATS[number(node, "to", 0)])
 
 
 def _quantize(values: np.ndarray, node: onnx.NodeProto, stored: _Stored) -> np.ndarray:
@@ -176,7 +176,7 @@ def _scale(values: np.ndarray, node: onnx.NodeProto, stored: _Stored) -> np.ndar
     assert scale is not None
     if scale.ndim == 1:
         shape = [1] * values.ndim
-        shape[_attribute(node, "axis", 1)] = scale.size
+        shape[number(node, "axis", 1)] = scale.size
         scale = scale.reshape(shape)
     return scale
 
@@ -188,11 +188,13 @@ _STEPS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+def number(node: onnx.NodeProto, name: str, default: int) -> int:
+    """An integer attribute of a node."""
     return next((int(a.i) for a in node.attribute if a.name == name), default)
 
 
-def _external(name: str, array: np.ndarray, file: str, offset: int) -> TensorProto:
+def external(name: str, array: np.ndarray, file: str, offset: int) -> TensorProto:
+    """A stored tensor whose values lie in a file beside the model."""
     tensor = TensorProto(
         name=name,
         dims=array.shape,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from fusewright.engine.findings.attention import attention_nodes
 from fusewright.engine.findings.view import QUANTIZED, View
-from fusewright.engine.outline import Outline, OutlineNode
+from fusewright.engine.outline import DEQUANTIZE, Outline, OutlineNode
 from fusewright.engine.report import Finding
 from fusewright.target.table import CONVOLUTION
 
@@ -28,7 +28,7 @@ def precision_findings(view: View) -> Iterator[Finding]:
 
 def _missed(view: View, outline: Outline, node: OutlineNode) -> Iterator[Finding]:
     activation, weight = outline.planned(node)
-    if weight is None or weight in _WEIGHT_ONLY_FORMATS:
+    if weight is None or (activation is None and weight in _WEIGHT_ONLY_FORMATS):
         return
     home = view.home(node.name)
     kernels = (home,) if home is not None else tuple(view.owners.get(node.name, ())[-1:])
@@ -46,7 +46,7 @@ def _cause(outline: Outline, node: OutlineNode, reached: str | None) -> str:
     if node.op in _CONVS and _is_narrow(outline, node):
         return "grouped-conv"
     before = outline.before(node)
-    direct = not before or before[0].op == "DequantizeLinear"
+    direct = not before or before[0].op in DEQUANTIZE
     return "missed" if direct else "dequantized-before"
 
 

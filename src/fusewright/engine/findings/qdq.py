@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fusewright.engine.findings.attention import attention_findings
 from fusewright.engine.findings.view import FLOATS, QUANTIZED, View
 from fusewright.engine.operations import CONV, GEMM
-from fusewright.engine.outline import QDQ, OutlineNode
+from fusewright.engine.outline import DYNAMIC_QUANTIZE, QDQ, OutlineNode
 from fusewright.engine.report import Finding
 
 # They compute in float, so a pair behind them is a requantization.
@@ -46,14 +46,26 @@ def _cause(view: View, index: int, names: tuple[str, ...]) -> tuple[str, str]:
     row = view.rows[index]
     nodes = [node for node in map(view.node, names) if node is not None]
     pairs = [node for node in nodes if node.op in QDQ]
+    if _finds_scales(view, index, pairs):
+        return "block-scales", ""
     if not row.kernel.inputs or (pairs and all(_is_weight(view, node) for node in pairs)):
         return "weight-dequantized", ""
     ops = {view.op(name) for name in names}
-    if {"Concat", *QDQ} <= ops:
+    if {"Concat", "QuantizeLinear", "DequantizeLinear"} <= ops:
         return "concat-scales", ""
     if any(t.dtype in QUANTIZED for t in row.kernel.outputs):
         return _quantizes(view, index, pairs)
     return _dequantizes(view, index, pairs)
+
+
+def _finds_scales(view: View, index: int, pairs: list[OutlineNode]) -> bool:
+    """Whether it quantizes in blocks, or brings their scales to where the GEMM reads them."""
+    if view.outline is None or not any(
+        t.dtype in QUANTIZED for t in view.rows[index].kernel.outputs
+    ):
+        return False
+    before = [other for node in pairs for other in view.outline.before(node)]
+    return any(node.op in DYNAMIC_QUANTIZE for node in (*pairs, *before))
 
 
 def _is_weight(view: View, node: OutlineNode) -> bool:

@@ -1,0 +1,186 @@
+"""NVFP4 and MXFP8 in the graph, in the operators that TensorRT's parser knows them by.
+
+A block's scale is found from the values at run time, which ONNX has no operator for, and TensorRT
+reads no E8M0 tensor; so there are operators of the domain `trt`, as ModelOpt writes them too:
+
+    NVFP4: x → TRT_FP4DynamicQuantize(scale) → codes, scales
+           scales → DequantizeLinear(scale) → DequantizeLinear(codes, ·, block of 16)
+    MXFP8: x → TRT_MXFP8DynamicQuantize → codes, exponents → TRT_MXFP8DequantizeLinear
+
+Stored weights have codes and scales in front of the same DequantizeLinears.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues
+
+from fusewright.graph.edit import Names
+from fusewright.graph.walk import peek
+from fusewright.plan.plan import node_index
+from fusewright.quantize.blockwise.values import global_scale, to_blocks
+from fusewright.quantize.insert import DEQUANTIZE
+from fusewright.quantize.placement import Placement
+from fusewright.target import FORMATS, Format
+from fusewright.target.formats import (
+    MXFP8_DEQUANTIZE,
+    MXFP8_QUANTIZE,
+    NVFP4_QUANTIZE,
+    TRT_DOMAIN,
+)
+from fusewright.target.precision import NVFP4
+
+_FP8, _E8M0 = np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e8m0fnu)
+_FP8_TYPE = onnx.TensorProto.FLOAT8E4M3FN
+_IR = 11
+_Readers = Sequence[tuple[gs.Node, int]]
+
+
+def insert_blocks(graph: gs.Graph, placement: Placement, thresholds: Mapping[str, float]) -> None:
+    """Puts the sites of block formats into a graph whose float tensors have their last types.
+
+    In place. A weight is rounded from what its readers read now, and stored in the format.
+
+    Args:
+        graph: flat; `insert_qdq` has put the pairs of other formats in.
+        placement: what goes where; sites of other formats are passed over.
+        thresholds: largest magnitude of each scale that was observed.
+    """
+    insert = _Inserter(graph)
+    for site in placement.activations:
+        form = FORMATS[site.format]
+        if form.block is not None:
+            for tensor, readers in insert.read(site.readers):
+                insert.activation(tensor, readers, form, thresholds.get(site.scale, 0.0))
+    for weight in placement.weights:
+        form = FORMATS[weight.format]
+        if form.block is not None:
+            for tensor, readers in insert.read(weight.readers):
+                insert.weight(tensor, readers, form)
+    insert.close()
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """Codes and block scales along an axis; `scale` is NVFP4's of the whole tensor."""
+
+    form: Format
+    axis: int
+    codes: gs.Tensor
+    scales: gs.Tensor
+    scale: gs.Constant | None
+
+
+class _Inserter:
+    def __init__(self, graph: gs.Graph) -> None:
+        self._graph, self._names, self._nodes = graph, Names(graph), node_index(graph)
+        self._position = {id(node): i for i, node in enumerate(graph.nodes)}
+        self._before: dict[int, list[gs.Node]] = defaultdict(list)
+
+    def read(self, slots: Sequence[tuple[str, int]]) -> list[tuple[gs.Tensor, _Readers]]:
+        """What the slots read now: one tensor, or it and its Cast."""
+        found: dict[int, tuple[gs.Tensor, list[tuple[gs.Node, int]]]] = {}
+        for name, slot in slots:
+            tensor = self._nodes[name].inputs[slot]
+            found.setdefault(id(tensor), (tensor, []))[1].append((self._nodes[name], slot))
+        return list(found.values())
+
+    def activation(
+        self, tensor: gs.Tensor, readers: _Readers, form: Format, threshold: float
+    ) -> None:
+        name, inputs, scale = tensor.name, [tensor], None
+        attrs = {"axis": -1, "block_size": form.block}
+        if form.name == NVFP4:
+            scale = self._constant(f"{name}_scale", global_scale(threshold, _dtype(tensor)))
+            inputs.append(scale)
+            attrs["scale_type"], op, kind = _FP8_TYPE, NVFP4_QUANTIZE, _FP8
+        else:
+            attrs["output_dtype"], op, kind = _FP8_TYPE, MXFP8_QUANTIZE, _E8M0
+        codes = self._variable(f"{name}_codes", form.dtype, tensor.shape)
+        scales = self._variable(f"{name}_block_scales", kind, _in_blocks(tensor.shape, form))
+        node = self._node(op, name, attrs, inputs, [codes, scales])
+        self._put([node], _Quantized(form, -1, codes, scales, scale), tensor, readers)
+
+    def weight(self, tensor: gs.Tensor, readers: _Readers, form: Format) -> None:
+        name, blocks, scale = tensor.name, to_blocks(peek(tensor), form), None
+        if form.name == NVFP4:
+            scale = self._constant(f"{name}_scale", np.asarray(blocks.scale, _dtype(tensor)))
+        scales = self._constant(f"{name}_block_scales", blocks.scales)
+        codes = self._constant(f"{name}_codes", blocks.codes)
+        self._put([], _Quantized(form, 0, codes, scales, scale), tensor, readers)
+        if not tensor.outputs:
+            # A plan knows the weights of its groups by name.
+            codes.name, tensor.name = name, ""
+
+    def close(self) -> None:
+        """Sorts the new nodes in, each in front of the first one that reads it."""
+        if not self._before:
+            return
+        graph, nodes = self._graph, enumerate(self._graph.nodes)
+        graph.nodes = [n for i, node in nodes for n in (*self._before.get(i, ()), node)]
+        graph.ir_version = max(int(graph.ir_version or 0), _IR)
+        graph.import_domains = [
+            *(entry for entry in graph.import_domains if entry.domain != TRT_DOMAIN),
+            onnx.helper.make_opsetid(TRT_DOMAIN, 1),
+        ]
+
+    def _put(
+        self, nodes: Sequence[gs.Node], source: _Quantized, old: gs.Tensor, readers: _Readers
+    ) -> None:
+        """Lets the readers of `old` read what restores it."""
+        name, attrs = old.name, {"axis": source.axis, "block_size": source.form.block}
+        restored = self._variable(f"{name}_restored", old.dtype, old.shape)
+        last: list[gs.Node] = []
+        if source.scale is None:
+            attrs["output_dtype"] = onnx.helper.np_dtype_to_tensor_dtype(_dtype(old))
+            inputs = [source.codes, source.scales]
+            last.append(self._node(MXFP8_DEQUANTIZE, name, attrs, inputs, [restored]))
+        else:
+            steps = self._variable(f"{name}_steps", old.dtype, source.scales.shape)
+            inputs = [source.scales, source.scale]
+            last.append(self._node(DEQUANTIZE, f"{name}_block_scales", {}, inputs, [steps]))
+            inputs = [source.codes, steps]
+            last.append(self._node(DEQUANTIZE, name, attrs, inputs, [restored]))
+        for node, slot in readers:
+            node.inputs[slot] = restored
+        first = min(self._position[id(node)] for node, _ in readers)
+        self._before[first] += [*nodes, *last]
+
+    def _constant(self, name: str, values: np.ndarray) -> gs.Constant:
+        name = self._names.fresh(name)
+        return gs.Constant(name, LazyValues(onnx.numpy_helper.from_array(values, name)))
+
+    def _variable(self, name: str, dtype: object, shape: Sequence[object] | None) -> gs.Variable:
+        return gs.Variable(self._names.fresh(name), dtype, shape)
+
+    def _node(
+        self,
+        op: str,
+        name: str,
+        attrs: dict[str, int | None],
+        inputs: list[gs.Tensor],
+        outputs: list[gs.Tensor],
+    ) -> gs.Node:
+        domain = TRT_DOMAIN if op.startswith("TRT_") else None
+        return gs.Node(op, self._names.fresh(f"{name}_{op}"), attrs, inputs, outputs, domain=domain)
+
+
+def _dtype(tensor: gs.Tensor) -> np.dtype:
+    """Its type; graphsurgeon keeps ONNX's number of one that NumPy lacks."""
+    number = tensor.dtype
+    known = onnx.helper.tensor_dtype_to_np_dtype(number) if type(number) is int else number
+    return np.dtype(known)
+
+
+def _in_blocks(shape: Sequence[object] | None, form: Format) -> list[object] | None:
+    """The shape of the scales of blocks along the last axis."""
+    if shape is None or not isinstance(shape[-1], int) or form.block is None:
+        return None
+    return [*shape[:-1], shape[-1] // form.block]
