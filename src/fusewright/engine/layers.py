@@ -68,8 +68,10 @@ def read_layers(path: Path) -> tuple[Kernel, ...]:
         )
     try:
         kernels = tuple(_kernel(layer) for layer in layers)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except KeyError as error:
         raise EngineError(f"{path}: not a layer file of trtexec: a row lacks {error}") from error
+    except (TypeError, AttributeError, ValueError) as error:
+        raise EngineError(f"{path}: not a layer file of trtexec: {error}") from error
     return tuple(k for k in kernels if k.type not in _NOT_LAUNCHED and not _STATION.match(k.name))
 
 
@@ -99,7 +101,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except OSError as error:
         raise EngineError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise EngineError(f"{path}: not a JSON file ({error})") from error
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fusewright.engine.advice import ADVICE
 from fusewright.engine.describe import describe
-from fusewright.engine.kernels import Kernel, TensorType
 from fusewright.engine.layers import read_json, read_layers, read_times
 from fusewright.engine.outline import Outline
-from fusewright.engine.report import SCHEMA, EngineReport, Finding, GroupReport, KernelReport
+from fusewright.engine.plain import from_plain
+from fusewright.engine.report import SCHEMA, EngineReport
 from fusewright.errors import EngineError, UsageError
 from fusewright.graph.load import read_source
 
@@ -59,44 +60,23 @@ def read_report(path: Path, model: Path | None = None, profile: Path | None = No
 
 def _from_dict(path: Path, plain: dict[str, Any]) -> EngineReport:
     try:
-        return EngineReport(
-            **{name: plain[name] for name in ("model", "engine", "backend", "version")},
-            seconds=plain["seconds"],
-            engine_bytes=plain["engine_bytes"],
-            profiles={name: _shapes(value) for name, value in plain["profiles"].items()},
-            kernels=tuple(map(_kernel, plain["kernels"])),
-            operators=plain["operators"],
-            notes=tuple(plain["notes"]),
-            groups=tuple(GroupReport(**_tuples(group)) for group in plain["groups"]),
-            findings=tuple(Finding(**_tuples(finding)) for finding in plain["findings"]),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"{path}: not a whole report of fusewright build: {error}") from error
+        rows = plain.get("kernels")
+        whole = {**plain, "kernels": list(map(_nested, rows)) if isinstance(rows, list) else rows}
+        report = from_plain(EngineReport, whole)
+        named = [i for group in report.groups for i in group.kernels]
+        named += [i for finding in report.findings for i in finding.kernels]
+        unknown: list[object] = [i for i in named if not 0 <= i < len(report.kernels)]
+        unknown += [finding.cause for finding in report.findings if finding.cause not in ADVICE]
+        if unknown:
+            raise ValueError(f"it names {unknown[0]!r}, which is not there")
+    except ValueError as error:
+        said = str(error).replace("].kernel.", "].")
+        raise EngineError(f"{path}: not a whole report of fusewright build: {said}") from error
+    return report
 
 
-def _shapes(value: list[list[int]]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    low, best, high = (tuple(shape) for shape in value)
-    return low, best, high
-
-
-def _kernel(row: dict[str, Any]) -> KernelReport:
-    ends = {name: tuple(map(_tensor, row[name])) for name in ("inputs", "outputs", "constants")}
-    own = () if row["inferred"] else tuple(row["nodes"])
-    kernel = Kernel(name=row["name"], type=row["type"], nodes=own, tactic=row["tactic"], **ends)
-    return KernelReport(
-        kernel=kernel,
-        operation=row["operation"],
-        dtype=row["dtype"],
-        groups=tuple(row["groups"]),
-        nodes=tuple(row["nodes"]),
-        inferred=row["inferred"],
-        milliseconds=row["milliseconds"],
-    )
-
-
-def _tensor(row: dict[str, Any]) -> TensorType:
-    return TensorType(row["name"], row["dtype"], tuple(row["shape"]))
-
-
-def _tuples(plain: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+def _nested(row: Any) -> Any:
+    """A row as `KernelReport` has it: its plan in an object of its own, with its own nodes."""
+    if not isinstance(row, dict):
+        return row
+    return {**row, "kernel": {**row, "nodes": [] if row.get("inferred") else row.get("nodes")}}
