@@ -89,6 +89,7 @@ class _Judge:
 
     cost: Cost
     least_gain: float = 0.0
+    adds_up: bool = False
 
     @property
     def name(self) -> str:

@@ -7,9 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import onnx
 from building import Net, as_model
 
 from fusewright.errors import EngineError
+from fusewright.graph.convert import to_proto
 from fusewright.plan.decide import decide
 from fusewright.plan.plan import Plan
 from fusewright.plan.recognise import recognise
@@ -19,10 +21,10 @@ from fusewright.verify import Comparison
 from fusewright.verify.equivalence import OutputError
 
 
-def chain_plan(widths: tuple[int, ...] = (8, 16, 16, 24)) -> Plan:
+def chain_plan(widths: tuple[int, ...] = (8, 16, 16, 24), batch: int | str = "b") -> Plan:
     """Linears one behind the other, as wide as asked for; they are named fc0, fc1 ..."""
     net = Net()
-    x = net.input("x", "batch", 8)
+    x = net.input("x", batch, 8)
     for i, (into, out) in enumerate(zip((8, *widths), widths, strict=False)):
         x = net.op("Tanh", net.op("MatMul", x, net.draw(into, out), name=f"fc{i}"))
     return planned(net, x)
@@ -67,14 +69,31 @@ class FakeWorkshop:
         floats = frozenset(g.name for g in self.plan.groups if not g.is_quantized)
         path = self.folder / f"trial{self.made}"
         path.write_text("\n".join(sorted(floats)), encoding="utf-8")
-        yield FakeMade(path, self.costs.of(floats)[2] ** 0.5)
+        yield FakeMade(path, self.costs.of(floats)[2] ** 0.5, self._flat(floats))
         path.unlink()
+
+    def _flat(self, floats: frozenset[str]) -> onnx.ModelProto:
+        """The float graph, in which the nodes of groups that are float say so."""
+        flat = to_proto(self.plan.model.graph)
+        said = {m for g in self.plan.groups if g.name in floats for m in g.members}
+        for node in flat.graph.node:
+            if node.name in said:
+                node.attribute.append(onnx.helper.make_attribute("float", 1))
+        return flat
 
 
 @dataclass(frozen=True)
 class FakeMade:
     path: Path
     error: float
+    flat: onnx.ModelProto
+
+    def write(self, part: onnx.ModelProto) -> Path:
+        """The groups that are float in it."""
+        path = self.path.with_suffix(".part")
+        floats = {n.name for n in part.graph.node if any(a.name == "float" for a in n.attribute)}
+        path.write_text("\n".join(sorted(floats)), encoding="utf-8")
+        return path
 
     def compare(self) -> Comparison:
         """The error that the costs say."""
@@ -89,12 +108,21 @@ class FakeJudge:
     fails: frozenset[str] = frozenset()
     stop_after: int | None = None
     name: str = "fake"
+    adds_up: bool = False
     least_gain: float = 0.0
+    no_parts: frozenset[str] = frozenset()
     builds: list[frozenset[str]] = field(default_factory=list)
+    parts: list[frozenset[str]] = field(default_factory=list)
 
     def figures(self, model: Path) -> Figures:
         """As `Judge`."""
         floats = frozenset(model.read_text(encoding="utf-8").split())
+        if model.suffix == ".part":
+            self.parts.append(floats)
+            if floats & self.no_parts:
+                raise EngineError("no kernel for this part")
+            kernels, size, _ = self.costs.of(floats)
+            return Figures(kernels, size, 0, 1.0)
         if len(self.builds) == self.stop_after:
             raise KeyboardInterrupt
         self.builds.append(floats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from fusewright import RandomSamples, optimize
 from fusewright.engine.build import BuildOptions, build
 from fusewright.errors import EngineError, UsageError
 from fusewright.pipeline import Result
+from fusewright.search import PlanJudge
 
 RTX = BuildOptions(backend="tensorrt_rtx")
 DATA = RandomSamples(6)
@@ -40,6 +42,39 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return optimize(
         folder / "net.onnx", folder / "out.onnx", DATA, precision="int8+fp16", search="plan"
     )
+
+
+def _long() -> onnx.ModelProto:
+    """Convolutions in residual pairs and one between: parts are less than half of it."""
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", "batch", 3, 32, 32), 32, 3, name="stem"))
+    for i in range(10):
+        y = net.op("Relu", net.conv(x, 32, 32, name=f"first{i}"))
+        x = net.op("Relu", net.op("Add", net.conv(y, 32, 32, name=f"second{i}"), x))
+        if i == 4:
+            x = net.op("Relu", net.conv(x, 32, 32, 1, name="neck"))
+    x = net.op("Flatten", net.op("GlobalAveragePool", x))
+    return net.proto(net.op("Gemm", x, net.draw(32, 10), net.draw(10), name="head"))
+
+
+def test_parts_show_what_the_whole_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs pip install 'fusewright[rtx]'")
+    onnx.save(_long(), tmp_path / "net.onnx")
+    found = []
+    for adds_up in (True, False):
+        monkeypatch.setattr(PlanJudge, "adds_up", adds_up)
+        result = optimize(tmp_path / "net.onnx", None, DATA, precision="int8+fp16", search="plan")
+        assert result.search is not None
+        found.append(result.search)
+    parts, whole = found
+    assert parts.best == replace(whole.best, figures=parts.best.figures)
+    assert not parts.best.figures.by_parts
+    trials = [(a.outcome, b.outcome) for a, b in zip(parts.trials, whole.trials, strict=True)]
+    by_parts = [(a.figures, b.figures) for a, b in trials if a and b and a.figures.by_parts]
+    assert len(by_parts) > 2
+    for a, b in by_parts:
+        assert a.kernels == b.kernels
+        assert a.bytes == pytest.approx(b.bytes, abs=2000)
 
 
 def test_it_beats_the_rules(searched: Result) -> None:

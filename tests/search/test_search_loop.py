@@ -215,3 +215,51 @@ def test_a_plan_file_holds_a_skip_in_float(tmp_path: Path) -> None:
     apply_plan_file(again, file)
     assert place(again).lines() == result.placement.lines()
     assert place(made()).lines() != result.placement.lines()
+
+
+_LONG = tuple(range(8, 40, 2))
+
+
+def _long_search(
+    tmp_path: Path, adds_up: bool, **fake: frozenset[str]
+) -> tuple[SearchResult, FakeJudge]:
+    costs = Costs({"fc0": (-2, -10, -0.1), "fc5": (-3, -10, -0.1), "fc9": (2, 10, 0.1)})
+    judge = FakeJudge(costs, adds_up=adds_up, **fake)
+    return _search(chain_plan(_LONG, batch=4), costs, tmp_path, judge=judge), judge
+
+
+def test_by_parts_it_takes_the_same_with_fewer_builds(tmp_path: Path) -> None:
+    whole, judge = _long_search(tmp_path, False)
+    parts, fewer = _long_search(tmp_path, True)
+    assert not judge.parts and fewer.parts
+    assert parts.best == whole.best and not parts.best.figures.by_parts
+    assert _verdicts(parts) == _verdicts(whole)
+    lines = [line.replace("about ", "") for line in parts.lines()]
+    assert lines == whole.lines(), "the same figures, told as what they are"
+    assert any("about 97 kernels" in line for line in parts.lines())
+    # The rules' own, "all behind ...", and what is taken together.
+    assert len(fewer.builds) <= 4 < len(judge.builds)
+
+
+def test_a_part_that_does_not_build_is_tried_whole(tmp_path: Path) -> None:
+    result, _ = _long_search(tmp_path, True, no_parts=frozenset({"fc5"}))
+    assert any("fc5" in line and "about" not in line for line in result.lines()[1:])
+    assert _verdicts(result) == _verdicts(_long_search(tmp_path, False)[0])
+
+
+def test_parts_are_in_the_journal(tmp_path: Path) -> None:
+    costs, path = Costs({"fc0": (-2, -10, -0.1)}), tmp_path / "journal"
+    found = []
+    for _ in range(2):
+        judge = FakeJudge(costs, adds_up=True)
+        plan, journal = chain_plan(_LONG, batch=4), Journal(path, "same")
+        result = _search(plan, costs, tmp_path, judge=judge, journal=journal)
+        found.append((result.lines(), len(judge.builds), len(judge.parts)))
+    assert found[1] == (found[0][0], 0, 0)
+    assert found[0][2] > 4
+
+
+def test_parts_of_unknown_size_are_tried_whole(tmp_path: Path) -> None:
+    judge = FakeJudge(Costs({}), adds_up=True)
+    _search(chain_plan(_LONG, batch="b"), Costs({}), tmp_path, judge=judge)
+    assert judge.builds and not judge.parts

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ import onnx_graphsurgeon as gs
 
 import fusewright
 from fusewright.engine.build import BuildOptions
+from fusewright.engine.profiles import choose_profiles
 from fusewright.errors import UsageError
+from fusewright.graph.convert import to_proto
 from fusewright.graph.save import save
 from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import Options
@@ -40,6 +43,7 @@ from fusewright.target import find_target
 from fusewright.verify import Comparison
 
 LATENCY = "latency"
+_FILES = ("trial.onnx", "part.onnx")
 _RTX = "rtx"
 JOURNAL_SUFFIX = ".search.jsonl"
 """Of the journal that is kept beside an output."""
@@ -150,12 +154,40 @@ class _Held(Workspace):
         tensor.values = values
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Made:
-    path: Path
-    proto: onnx.ModelProto
+    plan: Plan
+    groups: list[Group]
     half: HalfPlan | None
     job: Job
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        return collapsed_proto(self.plan, self.groups)
+
+    @cached_property
+    def path(self) -> Path:
+        return self._written(self.proto, _FILES[0])
+
+    @cached_property
+    def flat(self) -> onnx.ModelProto:
+        inputs, options = self.job.source.interface.inputs, self.job.options
+        profiles, _ = choose_profiles(inputs, options.shapes)
+        flat = to_proto(self.plan.model.graph)
+        for value in flat.graph.input:
+            if value.name in profiles:
+                _, best, _ = profiles[value.name]
+                kind = value.type.tensor_type.elem_type
+                value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, best))
+        return flat
+
+    def write(self, part: onnx.ModelProto) -> Path:
+        return self._written(part, _FILES[1])
+
+    def _written(self, proto: onnx.ModelProto, name: str) -> Path:
+        path = self.job.workspace.folder / name
+        save(proto, path)
+        return path
 
     def compare(self) -> Comparison:
         return measure(self.proto, self.half, self.job)
@@ -177,10 +209,8 @@ class _Workshop:
         plan = replace(self._plan, model=replace(self._plan.model, graph=copied))
         seen = replace(self._seen, ranges=self._scales.ranges(placement))
         half = set_types(plan, placement, seen, self._job)
-        proto = collapsed_proto(plan, self._groups)
-        path = self._job.workspace.folder / "trial.onnx"
-        save(proto, path)
         try:
-            yield _Made(path, proto, half, self._job)
+            yield _Made(plan, self._groups, half, self._job)
         finally:
-            path.unlink(missing_ok=True)
+            for name in _FILES:
+                (self._job.workspace.folder / name).unlink(missing_ok=True)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
+
+import onnx
 
 from fusewright.errors import EngineError
 from fusewright.plan.plan import Plan
 from fusewright.quantize.placement import Placement
+from fusewright.search.cut import Flat, Part, known_shapes
 from fusewright.search.journal import Journal
 from fusewright.search.judge import Figures, Judge
+from fusewright.search.regions import Regions
 from fusewright.search.result import Outcome
 from fusewright.search.variant import Baseline, Variant
 from fusewright.verify import Comparison
+
+# Of the nodes of a model: parts of more are built no faster than the whole.
+_LARGEST_PARTS = 0.5
 
 
 class Made(Protocol):
@@ -25,6 +34,13 @@ class Made(Protocol):
     @property
     def path(self) -> Path:
         """Where it lies, for the builder."""
+
+    @property
+    def flat(self) -> onnx.ModelProto:
+        """The same without local functions, its inputs of the sizes that it is built for."""
+
+    def write(self, part: onnx.ModelProto) -> Path:
+        """Writes a part of `flat`, for the builder; the last one is gone."""
 
     def compare(self) -> Comparison:
         """How far it is from the original."""
@@ -61,11 +77,34 @@ class Bench:
         self._plan, self._workshop, self._judge, self._journal = plan, workshop, judge, journal
         self.baseline = Baseline.of(plan)
         self.spent, self.budget = 0.0, math.inf
+        self._start: tuple[Figures, Flat] | None = None
+
+    def start(self) -> Outcome:
+        """Builds and compares what the rules decided; parts of others are held against it.
+
+        Raises:
+            EngineError: it does not build.
+            ModelError: onnxruntime does not run it.
+        """
+        outcome = self.outcome(Variant())
+        if self._judge.adds_up:
+            with self._workshop.make(self.baseline.set(self._plan)) as made:
+                self._start = outcome.figures, Flat(made.flat, known_shapes(made.flat))
+        return outcome
 
     def outcome(
-        self, variant: Variant, is_worth: Callable[[Figures], bool] = lambda found: True
+        self,
+        variant: Variant,
+        is_worth: Callable[[Figures], bool] = lambda found: True,
+        around: Sequence[str] = (),
     ) -> Outcome:
         """Builds a variant, and compares it where its figures are worth it.
+
+        Args:
+            variant: what is changed.
+            is_worth: whether to compare what has these figures.
+            around: groups that it changes: where the judge's figures add up, they are those of the
+                rules with what building the parts around these groups shows.
 
         Raises:
             Spent: it is not known, and the budget is spent.
@@ -76,7 +115,9 @@ class Bench:
         key = "\n".join(placement.lines())
         with ExitStack() as stack:
             made = _Once(lambda: stack.enter_context(self._workshop.make(placement)))
-            figures = self._figures(key, made)
+            figures = self._by_parts(around, made) if around and self._judge.adds_up else None
+            if figures is None:
+                figures = self._figures(key, lambda: made().path)
             if not is_worth(figures):
                 return Outcome(variant, figures)
             known = self._journal.get(key) or {}
@@ -86,7 +127,40 @@ class Bench:
                 known = {"error": error, "accuracy": accuracy}
             return Outcome(variant, figures, known["error"], known["accuracy"])
 
-    def _figures(self, key: str, made: Callable[[], Made]) -> Figures:
+    def _by_parts(self, around: Sequence[str], made: Callable[[], Made]) -> Figures | None:
+        """The rules' figures with what the parts around these groups show; None where they are no
+        part, or cannot be built alone.
+        """
+        assert self._start is not None
+        start, flat = self._start
+        decided = self.baseline.decided
+        changed = {g.name for g in self._plan.groups if g.decision != decided[g.name].decision}
+        parts = self._regions.around({*around, *changed})
+        before = [flat.part(names) for names in parts]
+        sizes = {p.structure: len(p.model.graph.node) for p in before if p is not None}
+        if None in before or sum(sizes.values()) > _LARGEST_PARTS * len(flat.proto.graph.node):
+            return None
+        after = Flat(made().flat, flat.shapes)
+        figures = replace(start, seconds=0.0, findings=(), by_parts=True)
+        for names, old in zip(parts, before, strict=True):
+            new = after.part(names)
+            if new is None or old is None:
+                return None
+            try:
+                figures = figures.with_part(self._of_part(old, made()), self._of_part(new, made()))
+            except EngineError:
+                return None
+        return figures
+
+    def _of_part(self, part: Part, made: Made) -> Figures:
+        key = f"part {part.structure}"
+        return self._figures(key, lambda: made.write(part.model))
+
+    @cached_property
+    def _regions(self) -> Regions:
+        return Regions(self._plan)
+
+    def _figures(self, key: str, model: Callable[[], Path]) -> Figures:
         known = self._journal.get(key) or {}
         if "failed" in known:
             raise EngineError(known["failed"])
@@ -94,7 +168,7 @@ class Bench:
             return Figures.from_dict(known["figures"])
         if self.spent >= self.budget:
             raise Spent
-        path = made().path
+        path = model()
         begun = time.perf_counter()
         try:
             figures = self._judge.figures(path)

@@ -30,6 +30,7 @@ class Figures:
         seconds: that the builder took, and measuring.
         milliseconds: of one run, where it was measured.
         findings: what in the plan could be better.
+        by_parts: they are another placement's, with what building parts of the two shows.
     """
 
     kernels: int
@@ -38,6 +39,17 @@ class Figures:
     seconds: float
     milliseconds: float | None = None
     findings: tuple[Finding, ...] = ()
+    by_parts: bool = False
+
+    def with_part(self, old: Figures, new: Figures) -> Figures:
+        """Those of a plan in which a part that costs `old` is one that costs `new`."""
+        return replace(
+            self,
+            kernels=self.kernels + new.kernels - old.kernels,
+            activation_bytes=self.activation_bytes + new.activation_bytes - old.activation_bytes,
+            weight_bytes=self.weight_bytes + new.weight_bytes - old.weight_bytes,
+            seconds=self.seconds + new.seconds + old.seconds,
+        )
 
     @property
     def bytes(self) -> int:
@@ -47,6 +59,7 @@ class Figures:
     def __str__(self) -> str:
         """`131 kernels, 139.04 MB`, and the time where there is one."""
         text = f"{self.kernels} kernels, {self.bytes / 1e6:.2f} MB"
+        text = f"about {text}" if self.by_parts else text
         return text if self.milliseconds is None else f"{self.milliseconds:.3f} ms ({text})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,6 +100,10 @@ class Judge(Protocol):
     def least_gain(self) -> float:
         """By which part of the rules' own the mean has to fall, to count."""
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether what a part of a model costs alone, it costs in the whole."""
+
 
 @dataclass(frozen=True)
 class PlanJudge:
@@ -115,6 +132,11 @@ class PlanJudge:
     def least_gain(self) -> float:
         """None: the figures have no noise."""
         return 0.0
+
+    @property
+    def adds_up(self) -> bool:
+        """Kernels and bytes do."""
+        return True
 
     def figures(self, model: Path) -> Figures:
         """As `Judge`."""
@@ -150,6 +172,11 @@ class LatencyJudge:
     def least_gain(self) -> float:
         """The noise of measuring."""
         return self.noise
+
+    @property
+    def adds_up(self) -> bool:
+        """Time does not: a part alone is over before the GPU is busy."""
+        return False
 
     def figures(self, model: Path) -> Figures:
         """As `Judge`; the time is the median of the runs, the rest is the first run's."""

@@ -161,6 +161,7 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
         "weight_bytes": found.weight_bytes,
         "milliseconds": found.milliseconds,
         "relative_error": outcome.error,
+        "by_parts": found.by_parts,
     }
 
 

@@ -1,5 +1,7 @@
 """The search: every choice tried alone on the builder, and the best of them taken together.
 
+Tried alone it is built in parts, those around what it changes (`regions`), where figures add up.
+
 Taken is what costs less than the rules' placement and in nothing that counts more: kernels, bytes,
 and the error measured on the verify samples, to the last digit. A choice that saves bytes may pay
 for one that saves kernels, and one that is more accurate for one that is less. What single choices
@@ -93,7 +95,7 @@ class _Search:
         self.taken: list[str] = []
 
     def run(self) -> SearchResult:
-        self.start = self.best = self.bench.outcome(Variant())
+        self.start = self.best = self.bench.start()
         choices = find_choices(self.plan, self.bench.baseline, self.options.fixed)
         self.bench.budget = self.options.budget * _FOR_SINGLES
         self._try_each(self._ordered(choices))
@@ -144,7 +146,7 @@ class _Search:
             return Trial(choice.name, UNTRIED, detail)
         try:
             outcome = self.bench.outcome(
-                choice.variant, lambda found: self._gain(found) > -_MAY_COST
+                choice.variant, lambda found: self._gain(found) > -_MAY_COST, choice.groups
             )
         except (EngineError, ModelError) as error:
             return Trial(choice.name, FAILED, str(error))
