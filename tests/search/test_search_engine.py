@@ -117,7 +117,12 @@ def test_the_note_lists_trials_and_what_is_in_the_way(searched: Result) -> None:
     assert lines[0].startswith("search by tensorrt_rtx")
     assert any(line.startswith("taken: ") for line in lines)
     assert any(line.startswith("left: ") for line in lines)
-    assert any(line.startswith("in the way: ") for line in lines)
+    said = "\n".join(line for line in lines if line.startswith("in the way: "))
+    findings = searched.search.best.figures.findings
+    assert findings
+    for finding in findings:
+        kernels = ", ".join(map(str, finding.kernels))
+        assert f"kernel {kernels} of {', '.join(finding.groups or finding.nodes)}" in said
     assert searched.to_dict()["search"]["best"]["kernels"] < 100
 
 

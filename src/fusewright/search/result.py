@@ -114,7 +114,7 @@ class SearchResult:
         return [self.headline, *tried, *left, *self.in_the_way()]
 
     def in_the_way(self) -> Iterator[str]:
-        """What remains in the plan: one line per kernel, or one for all that nothing mends."""
+        """What each kernel that remains is: a line for each, or one for all that nothing mends."""
         inherent: dict[str, list[Finding]] = {}
         for finding in self.best.figures.findings:
             advice = ADVICE[finding.cause]
@@ -125,10 +125,8 @@ class SearchResult:
         for cause, found in inherent.items():
             size = sum(f.activation_bytes or 0 for f in found) / 1e6
             count = sum(len(f.kernels) for f in found)
-            yield (
-                f"in the way: {count} kernels, {size:.2f} MB: {ADVICE[cause].title}: "
-                f"{_groups(found)}"
-            )
+            kernels = "; ".join(map(_where, found))
+            yield f"in the way: {count} kernels, {size:.2f} MB: {ADVICE[cause].title}: {kernels}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, for the report."""
@@ -170,9 +168,3 @@ def _where(finding: Finding) -> str:
     kernels = ", ".join(map(str, finding.kernels))
     detail = f" ({finding.detail})" if finding.detail else ""
     return f"kernel {kernels} of {places}{detail}"
-
-
-def _groups(found: list[Finding]) -> str:
-    names = list(dict.fromkeys(name for f in found for name in f.groups or f.nodes))
-    few = ", ".join(names[:3])
-    return few if len(names) <= 3 else f"{few} and {len(names) - 3} more"
