@@ -12,7 +12,7 @@ from fusewright.graph.walk import peek
 from fusewright.plan.decide import Rules
 from fusewright.plan.plan import Plan
 from fusewright.quantize.blockwise.insert import insert_blocks
-from fusewright.quantize.blockwise.values import to_blocks
+from fusewright.quantize.blockwise.values import WEIGHT_REACHES, to_blocks
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
 from fusewright.quantize.strip import strip_qdq
@@ -64,7 +64,7 @@ def test_taken_out_again(form: str) -> None:
     matmul = next(node for node in graph.nodes if node.op == "MatMul")
     found = peek(matmul.inputs[1])
     assert found.dtype == np.float32
-    assert np.array_equal(found, to_blocks(values, FORMATS[form]).values)
+    assert np.array_equal(found, to_blocks(values, FORMATS[form], WEIGHT_REACHES).values)
 
 
 def test_the_linter_knows_a_bad_scale() -> None:

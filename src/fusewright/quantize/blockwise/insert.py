@@ -25,7 +25,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 from fusewright.graph.edit import Names
 from fusewright.graph.walk import peek
 from fusewright.plan.plan import node_index
-from fusewright.quantize.blockwise.values import global_scale, to_blocks
+from fusewright.quantize.blockwise.values import WEIGHT_REACHES, global_scale, to_blocks
 from fusewright.quantize.insert import DEQUANTIZE
 from fusewright.quantize.placement import Placement
 from fusewright.target import FORMATS, Format
@@ -109,7 +109,7 @@ class _Inserter:
         self._put([node], _Quantized(form, -1, codes, scales, scale), tensor, readers)
 
     def weight(self, tensor: gs.Tensor, readers: _Readers, form: Format) -> None:
-        name, blocks, scale = tensor.name, to_blocks(peek(tensor), form), None
+        name, blocks, scale = tensor.name, to_blocks(peek(tensor), form, WEIGHT_REACHES), None
         if form.name == NVFP4:
             scale = self._constant(f"{name}_scale", np.asarray(blocks.scale, _dtype(tensor)))
         scales = self._constant(f"{name}_block_scales", blocks.scales)
