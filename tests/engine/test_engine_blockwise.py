@@ -17,9 +17,9 @@ pytest.importorskip("tensorrt_rtx", reason="needs pip install 'fusewright[rtx]'"
 BLACKWELL = BuildOptions(backend="tensorrt_rtx", sm=120)
 
 
-def _written(folder: Path, precision: str) -> Path:
+def _written(folder: Path, precision: str, shape: tuple[int, ...] = (2, 16, 96)) -> Path:
     net = Net(17)
-    x = net.input("x", 2, 16, 96)
+    x = net.input("x", *shape)
     for into, out in ((96, 384), (384, 96)):
         x = net.op("Relu", net.op("Add", net.op("MatMul", x, net.draw(into, out)), net.draw(out)))
     source, written = folder / "net.onnx", folder / "out.onnx"
@@ -42,6 +42,12 @@ def test_nvfp4_multiplies_in_four_bits(tmp_path: Path, rest: str) -> None:
     assert not {f.cause for f in report.findings} & {"missed", "alone", "weight-dequantized"}
     # Quantizing the input, restoring it and its scales, restoring the weight and its scales.
     assert [group.qdq for group in report.groups] == [5, 5]
+
+
+def test_a_window_has_four_dimensions(tmp_path: Path) -> None:
+    report = build(_written(tmp_path, "nvfp4+fp16", (2, 4, 4, 96)), options=BLACKWELL)
+    products = [row for row in report.kernels if row.operation == "gemm"]
+    assert [row.dtype for row in products] == ["FP4", "FP4"]
 
 
 def test_mxfp8_is_restored_by_rtx(tmp_path: Path) -> None:

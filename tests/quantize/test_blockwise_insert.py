@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 from building import Net
 from quantizing import planned, thresholds
 
 from fusewright.graph.convert import to_proto
+from fusewright.graph.session import open_session, run_session
 from fusewright.graph.walk import peek
 from fusewright.plan.decide import Rules
 from fusewright.plan.plan import Plan
@@ -17,6 +21,7 @@ from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
 from fusewright.quantize.strip import strip_qdq
 from fusewright.target import FORMATS
+from fusewright.verify.blockwise import with_emulated_blocks
 
 FORMS = pytest.mark.parametrize("form", ["nvfp4", "mxfp8"])
 
@@ -89,3 +94,29 @@ def test_the_linter_knows_one_operand_alone(form: str) -> None:
     source = next(n for n in plan.model.graph.nodes if n.op == "Transpose")
     node.inputs[0] = source.outputs[0]
     assert any("one of its two operands" in line for line in lint(plan.model.graph))
+
+
+@FORMS
+@pytest.mark.parametrize("shape", [("batch", 4, 3, 64), ("batch", "height", "width", 64), (64,)])
+def test_ranks_that_tensorrt_does_not_take(tmp_path: Path, form: str, shape: tuple) -> None:
+    """Rows stand by themselves: the same rows in two dimensions give the same numbers."""
+    x = np.random.default_rng(1).standard_normal((2, 4, 3, 64)).astype(np.float32)
+    x = x if len(shape) == 4 else x[0, 0, 0]
+    found = []
+    for dims, rows in ((shape, x), (("rows", 64), x.reshape(-1, 64))):
+        net = Net(23)
+        y = net.op("MatMul", net.input("x", *dims), net.draw(64, 48))
+        plan = planned(net, y, rules=Rules(quantized=form))
+        placement = place(plan)
+        insert_blocks(plan.model.graph, placement, dict.fromkeys(placement.observe, 4.0))
+        assert lint(plan.model.graph) == []
+        proto = to_proto(plan.model.graph)
+        onnx.checker.check_model(proto, full_check=True)
+        path = tmp_path / "model.onnx"
+        onnx.save(with_emulated_blocks(proto, tmp_path), path)
+        found.append(run_session(open_session(path), {"x": rows})[0])
+        ops = [node.op_type for node in proto.graph.node]
+        assert ops.count("Reshape") == (0 if len(dims) == 2 else 2)
+        assert ops.count("Shape") == (dims.count("height"))
+    assert found[0].shape == (*x.shape[:-1], 48)
+    assert np.array_equal(found[0].reshape(-1, 48), found[1])

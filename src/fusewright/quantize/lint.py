@@ -78,9 +78,11 @@ def _blocks(graph: gs.Graph) -> Iterator[str]:
     for node in graph.nodes:
         if node.op not in (NVFP4_QUANTIZE, MXFP8_QUANTIZE):
             continue
-        length, block = (node.inputs[0].shape or [None])[-1], node.attrs["block_size"]
-        if not isinstance(length, int) or length % block:
-            yield f"{node.name}: cuts an axis of {length} into blocks of {block}"
+        shape, block = node.inputs[0].shape or (None,), node.attrs["block_size"]
+        if not isinstance(shape[-1], int) or shape[-1] % block:
+            yield f"{node.name}: cuts an axis of {shape[-1]} into blocks of {block}"
+        if len(shape) not in (2, 3):
+            yield f"{node.name}: has {len(shape)} dimensions; TensorRT takes 2 or 3"
         if node.op == NVFP4_QUANTIZE and not np.all(values(node.inputs[1]) > 0):
             yield f"{node.name}: a scale that is not positive"
         if _is_dequantized(node.inputs[0]):

@@ -12,6 +12,7 @@ Stored weights have codes and scales in front of the same DequantizeLinears.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from fusewright.target.precision import NVFP4
 _FP8, _E8M0 = np.dtype(ml_dtypes.float8_e4m3fn), np.dtype(ml_dtypes.float8_e8m0fnu)
 _FP8_TYPE = onnx.TensorProto.FLOAT8E4M3FN
 _IR = 11
+# Of what TensorRT quantizes in blocks; another rank is reshaped to rows around it.
+_RANKS = (2, 3)
 _Readers = Sequence[tuple[gs.Node, int]]
 
 
@@ -83,6 +86,7 @@ class _Inserter:
         self._graph, self._names, self._nodes = graph, Names(graph), node_index(graph)
         self._position = {id(node): i for i, node in enumerate(graph.nodes)}
         self._before: dict[int, list[gs.Node]] = defaultdict(list)
+        self._new: list[gs.Node] = []
 
     def read(self, slots: Sequence[tuple[str, int]]) -> list[tuple[gs.Tensor, _Readers]]:
         """What the slots read now: one tensor, or it and its Cast."""
@@ -95,7 +99,11 @@ class _Inserter:
     def activation(
         self, tensor: gs.Tensor, readers: _Readers, form: Format, threshold: float
     ) -> None:
-        name, inputs, scale = tensor.name, [tensor], None
+        features = int(readers[0][0].inputs[1].shape[0])
+        source = tensor
+        if tensor.shape is None or len(tensor.shape) not in _RANKS:
+            source = self._reshaped(tensor, "rows", [_rows(tensor.shape), features])
+        name, inputs, scale = source.name, [source], None
         attrs = {"axis": -1, "block_size": form.block}
         if form.name == NVFP4:
             scale = self._constant(f"{name}_scale", global_scale(threshold, _dtype(tensor)))
@@ -103,10 +111,14 @@ class _Inserter:
             attrs["scale_type"], op, kind = _FP8_TYPE, NVFP4_QUANTIZE, _FP8
         else:
             attrs["output_dtype"], op, kind = _FP8_TYPE, MXFP8_QUANTIZE, _E8M0
-        codes = self._variable(f"{name}_codes", form.dtype, tensor.shape)
-        scales = self._variable(f"{name}_block_scales", kind, _in_blocks(tensor.shape, form))
-        node = self._node(op, name, attrs, inputs, [codes, scales])
-        self._put([node], _Quantized(form, -1, codes, scales, scale), tensor, readers)
+        codes = self._variable(f"{name}_codes", form.dtype, source.shape)
+        blocks = [*source.shape[:-1], features // (form.block or 1)]
+        scales = self._variable(f"{name}_block_scales", kind, blocks)
+        self._node(op, name, attrs, inputs, [codes, scales])
+        restored = self._restored(source, _Quantized(form, -1, codes, scales, scale))
+        if source is not tensor:
+            restored = self._reshaped(restored, "as_it_was", tensor.shape, tensor)
+        self._put(restored, readers)
 
     def weight(self, tensor: gs.Tensor, readers: _Readers, form: Format) -> None:
         name, blocks, scale = tensor.name, to_blocks(peek(tensor), form, WEIGHT_REACHES), None
@@ -114,7 +126,7 @@ class _Inserter:
             scale = self._constant(f"{name}_scale", np.asarray(blocks.scale, _dtype(tensor)))
         scales = self._constant(f"{name}_block_scales", blocks.scales)
         codes = self._constant(f"{name}_codes", blocks.codes)
-        self._put([], _Quantized(form, 0, codes, scales, scale), tensor, readers)
+        self._put(self._restored(tensor, _Quantized(form, 0, codes, scales, scale)), readers)
         if not tensor.outputs:
             # A plan knows the weights of its groups by name.
             codes.name, tensor.name = name, ""
@@ -131,27 +143,46 @@ class _Inserter:
             onnx.helper.make_opsetid(TRT_DOMAIN, 1),
         ]
 
-    def _put(
-        self, nodes: Sequence[gs.Node], source: _Quantized, old: gs.Tensor, readers: _Readers
-    ) -> None:
-        """Lets the readers of `old` read what restores it."""
+    def _restored(self, old: gs.Tensor, source: _Quantized) -> gs.Tensor:
+        """What `source` stands for, of the type and shape of `old`."""
         name, attrs = old.name, {"axis": source.axis, "block_size": source.form.block}
         restored = self._variable(f"{name}_restored", old.dtype, old.shape)
-        last: list[gs.Node] = []
         if source.scale is None:
             attrs["output_dtype"] = onnx.helper.np_dtype_to_tensor_dtype(_dtype(old))
-            inputs = [source.codes, source.scales]
-            last.append(self._node(MXFP8_DEQUANTIZE, name, attrs, inputs, [restored]))
+            self._node(MXFP8_DEQUANTIZE, name, attrs, [source.codes, source.scales], [restored])
+            return restored
+        steps = self._variable(f"{name}_steps", old.dtype, source.scales.shape)
+        inputs = [source.scales, source.scale]
+        self._node(DEQUANTIZE, f"{name}_block_scales", {}, inputs, [steps])
+        self._node(DEQUANTIZE, name, attrs, [source.codes, steps], [restored])
+        return restored
+
+    def _reshaped(
+        self,
+        tensor: gs.Tensor,
+        suffix: str,
+        shape: Sequence[object] | None,
+        like: gs.Tensor | None = None,
+    ) -> gs.Tensor:
+        """The elements of `tensor` in a shape; in that of `like` where several sizes are open."""
+        name = f"{tensor.name}_{suffix}"
+        fixed = None if shape is None else [d if isinstance(d, int) else -1 for d in shape]
+        if fixed is not None and fixed.count(-1) <= 1:
+            target: gs.Tensor = self._constant(f"{name}_shape", np.asarray(fixed, np.int64))
         else:
-            steps = self._variable(f"{name}_steps", old.dtype, source.scales.shape)
-            inputs = [source.scales, source.scale]
-            last.append(self._node(DEQUANTIZE, f"{name}_block_scales", {}, inputs, [steps]))
-            inputs = [source.codes, steps]
-            last.append(self._node(DEQUANTIZE, name, attrs, inputs, [restored]))
+            target = self._variable(f"{name}_shape", np.int64, None)
+            self._node("Shape", f"{name}_shape", {}, [like], [target])
+        result = self._variable(name, tensor.dtype, shape)
+        self._node("Reshape", name, {}, [tensor, target], [result])
+        return result
+
+    def _put(self, restored: gs.Tensor, readers: _Readers) -> None:
+        """Lets the readers read it, and the nodes made for it stand in front of the first one."""
         for node, slot in readers:
             node.inputs[slot] = restored
         first = min(self._position[id(node)] for node, _ in readers)
-        self._before[first] += [*nodes, *last]
+        self._before[first] += self._new
+        self._new = []
 
     def _constant(self, name: str, values: np.ndarray) -> gs.Constant:
         name = self._names.fresh(name)
@@ -167,9 +198,16 @@ class _Inserter:
         attrs: dict[str, int | None],
         inputs: list[gs.Tensor],
         outputs: list[gs.Tensor],
-    ) -> gs.Node:
+    ) -> None:
         domain = TRT_DOMAIN if op.startswith("TRT_") else None
-        return gs.Node(op, self._names.fresh(f"{name}_{op}"), attrs, inputs, outputs, domain=domain)
+        name = self._names.fresh(f"{name}_{op}")
+        self._new.append(gs.Node(op, name, attrs, inputs, outputs, domain=domain))
+
+
+def _rows(shape: Sequence[object] | None) -> int | None:
+    """How many rows the last axis has; None where that is open."""
+    sizes = [size for size in shape[:-1] if isinstance(size, int)] if shape is not None else []
+    return math.prod(sizes) if shape is not None and len(sizes) == len(shape) - 1 else None
 
 
 def _dtype(tensor: gs.Tensor) -> np.dtype:
@@ -177,10 +215,3 @@ def _dtype(tensor: gs.Tensor) -> np.dtype:
     number = tensor.dtype
     known = onnx.helper.tensor_dtype_to_np_dtype(number) if type(number) is int else number
     return np.dtype(known)
-
-
-def _in_blocks(shape: Sequence[object] | None, form: Format) -> list[object] | None:
-    """The shape of the scales of blocks along the last axis."""
-    if shape is None or not isinstance(shape[-1], int) or form.block is None:
-        return None
-    return [*shape[:-1], shape[-1] // form.block]
