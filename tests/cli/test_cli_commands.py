@@ -235,6 +235,42 @@ def test_compare_refuses_models_of_other_interfaces(what, cli, digits, tmp_path)
     assert "other.onnx" in outcome.err and f"{what}s are scores" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "{calib}", "--shapes", "input:1x1x8x8"], "--shapes is for --random-data"),
+        (["--data", "{calib}", "--min-sqnr", "nan"], "--min-sqnr nan: is not a number"),
+        (["--random-data", "--samples", str(10**21)], "--samples"),
+    ],
+)
+def test_compare_refuses_options_before_the_work(arguments, said, cli, digits, calib):
+    filled = [argument.format(calib=calib) for argument in arguments]
+    outcome = cli("compare", digits, digits, *filled)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert outcome.err.count("\n") == 1 and said in outcome.err
+
+
+def test_compare_refuses_inputs_of_another_shape(cli, digits):
+    other = digits.with_name("digits_vit.onnx")
+    outcome = cli("compare", digits, other, "--random-data")
+    assert outcome.code == 1 and outcome.err == (
+        f"error: {other}: its input input [batch,1,32,32] does not fit that of {digits}, input"
+        " [batch,1,8,8]\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan"])
+@pytest.mark.parametrize(
+    "option", [("--exclude", "*"), ("--precision", "fp8"), ("--group-precision", "*=float")]
+)
+def test_decisions_in_a_quantized_file_are_only_read(command, option, cli, quantized, tmp_path):
+    output = ["-o", tmp_path / "p.yaml"] if command == "plan" else []
+    outcome = cli(command, quantized, *output, *option)
+    assert (outcome.code, outcome.out) == (2, "") and not list(tmp_path.iterdir())
+    said = f"error: {option[0]}: {quantized} is quantized already, its decisions are only read\n"
+    assert outcome.err == said
+
+
 def _without_tensorrt(monkeypatch):
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -123,6 +123,8 @@ def test_a_shape_that_is_left_out_is_its_neighbour_s():
         ),
         (["--shapes", "input:1x1x8x8", "--maxShapes", "input:2x1x8x8"], "--shapes and --maxShapes"),
         (["--optShapes", ""], "--optShapes : is not NAME:1x3x224x224"),
+        (["--optShapes", f"input:{10**20}x1x8x8"], "8x8: a dimension is above 2147483647"),
+        (["--shapes", f"input:1x1x8x8:1x1x8x8:{2**31}x1x8x8"], "a dimension is above 2147483647"),
     ],
 )
 def test_the_option_that_was_typed_is_blamed(arguments, said, cli, quantized, tmp_path):
@@ -154,6 +156,10 @@ def test_shapes_that_cannot_be_read(ranges, best, said):
     ("arguments", "said"),
     [
         (["--trtexec-version", "9"], "choose 8.6, 10, 11"),
+        (["--trtexec-version", ""], "choose 8.6, 10, 11"),
+        (["--times"], "--times cannot be added"),
+        (["--json", "never.json"], "--json cannot be added"),
+        (["--with", "tensorrt_rtx"], "--with cannot be added"),
         (["--trtexec-version", "8.6"], "--flat"),
     ],
 )

@@ -156,6 +156,20 @@ BROKEN = {
     ),
     "a list": (lambda t: "- 1\n- 2\n", "is not a Fusewright plan"),
     "empty": (lambda t: "", "is not a Fusewright plan"),
+    "an entry that is misspelt": (
+        lambda t: t.replace("precision: ", "precisions: ", 1),
+        "no entry 'precisions'; there are fusewright, groups, model, precision",
+    ),
+    "an entry of a group that is misspelt": (
+        lambda t: t.replace("  kind: ", "  smoth: 0.5\n  kind: ", 1),
+        "group '/conv1/Conv' no entry 'smoth'; there are decision, ",
+    ),
+    "an entry twice": (
+        lambda t: t.replace("  decision: int8\n", "  decision: float\n  decision: int8\n", 1),
+        "has 'decision' twice (line ",
+    ),
+    "no precision": (lambda t: t.replace("precision: ", "precision: x", 1), "precision 'xint8"),
+    "too deep": (lambda t: "[" * 20_000, "is not YAML"),
     "not YAML": (lambda t: t + "\n  x: [", "is not YAML"),
 }
 

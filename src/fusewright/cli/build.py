@@ -101,9 +101,9 @@ def build(
         strip_weights=strip_weights,
     )
     if print_trtexec:
-        if sm is not None:
-            raise UsageError("--sm: trtexec builds for the GPU it runs on")
-        terminal.data(trtexec_line(model, output, options, trtexec_version or _NEWEST))
+        _refuse_idle(options, {"--times": times, "--json": json_file is not None})
+        version = _NEWEST if trtexec_version is None else trtexec_version
+        terminal.data(trtexec_line(model, output, options, version))
         return
     if trtexec_version is not None:
         raise UsageError("--trtexec-version goes with --print-trtexec")
@@ -120,6 +120,16 @@ def build(
         report = build_and_show(terminal, model, output, options)
     if json_file is not None:
         write_json(report.to_dict(), json_file)
+
+
+def _refuse_idle(options: BuildOptions, others: Mapping[str, bool]) -> None:
+    """Refuses options that say nothing to trtexec's line; `others` maps names to whether given."""
+    if options.sm is not None:
+        raise UsageError("--sm: trtexec builds for the GPU it runs on")
+    other = options.backend not in (None, _TRTEXEC)
+    given = [name for name, is_given in {"--with": other, **others}.items() if is_given]
+    if given:
+        raise UsageError(f"--print-trtexec only prints a line: {given[0]} cannot be added")
 
 
 def build_and_show(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +55,10 @@ def compare(
     from fusewright.report.text import section
 
     terminal = Terminal(quiet=quiet)
+    if min_sqnr is not None and math.isnan(min_sqnr):
+        raise UsageError("--min-sqnr nan: is not a number")
+    if shapes and not random_data:
+        raise UsageError("--shapes is for --random-data; samples have shapes of their own")
     count = (samples or p.RANDOM_SAMPLES) if random_data else None
     source = open_data(data, "--data", count, parse_shapes(shapes))
     images = parse_images((mean, std, size, layout, color, scale), data)

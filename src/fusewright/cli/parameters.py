@@ -16,7 +16,10 @@ RANDOM_SAMPLES = 16
 Samples = Annotated[
     int | None,
     typer.Option(
-        "--samples", min=1, help="How many samples are used; without it all (16 if random)."
+        "--samples",
+        min=1,
+        max=2**31 - 1,
+        help="How many samples are used; without it all (16 if random).",
     ),
 ]
 RandomData = Annotated[

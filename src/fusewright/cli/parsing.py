@@ -18,6 +18,7 @@ ShapeRange = tuple[Shape, Shape, Shape]
 IMAGE_OPTIONS = ("mean", "std", "size", "layout", "color", "scale")
 
 _SHAPE = re.compile(r"\d+(x\d+)*")
+_LARGEST = 2**31 - 1  # dimension of TensorRT
 _FILES_WITHOUT_IMAGES = (".npz", ".npy")
 
 
@@ -41,7 +42,7 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, ShapeRange]:
 def _shapes_of(text: str) -> tuple[str, ShapeRange]:
     name, *last = text.rsplit(":", 3)
     if len(last) == 3 and name and all(_SHAPE.fullmatch(part) for part in last):
-        low, best, high = (tuple(map(int, part.split("x"))) for part in last)
+        low, best, high = (sizes(part, f"--shapes {text}") for part in last)
         if len(low) == len(best) == len(high):
             return name, (low, best, high)
     name, _, shape = text.rpartition(":")
@@ -50,8 +51,20 @@ def _shapes_of(text: str) -> tuple[str, ShapeRange]:
             f"--shapes {text}: is neither NAME:1x3x224x224 nor NAME:MIN:OPT:MAX with three such"
             " shapes of one rank"
         )
-    only = tuple(map(int, shape.split("x")))
+    only = sizes(shape, f"--shapes {text}")
     return name, (only, only, only)
+
+
+def sizes(shape: str, where: str) -> Shape:
+    """`1x3x224x224` as numbers; `where` is the option, for messages.
+
+    Raises:
+        UsageError: a dimension that nothing could hold.
+    """
+    found = tuple(map(int, shape.split("x")))
+    if max(found) > _LARGEST:
+        raise UsageError(f"{where}: a dimension is above {_LARGEST}")
+    return found
 
 
 def parse_images(given: Sequence[str | None], data: str | None) -> ImageOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from fusewright.cli.parsing import Shape, ShapeRange, parse_shapes
+from fusewright.cli.parsing import Shape, ShapeRange, parse_shapes, sizes
 from fusewright.errors import UsageError
 
 OPTIONS = ("--minShapes", "--optShapes", "--maxShapes")
@@ -53,6 +53,6 @@ def _parsed(option: str, text: str | None) -> dict[str, Shape]:
         name = entry["quoted"] or entry["name"].strip()
         if name in shapes:
             raise UsageError(f"{option} names '{name}' twice")
-        shapes[name] = tuple(map(int, entry["shape"].strip().split("x")))
+        shapes[name] = sizes(entry["shape"].strip(), f"{option} {text}")
         position = entry.end()
     return shapes

@@ -130,7 +130,8 @@ def fingerprint(path: Path, proto: onnx.ModelProto) -> str:
 
 def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        there = "is a folder" if path.is_dir() else "is no plain file"
+        raise ModelError(f"{path}: {there if path.exists() else 'no such file'}")
     try:
         proto = onnx.load_model(str(path), format="protobuf", load_external_data=False)
     except DecodeError as error:

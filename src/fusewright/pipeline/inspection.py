@@ -12,11 +12,13 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.calibrate import ImageOptions, open_samples
-from fusewright.errors import ModelError
+from fusewright.engine.profiles import described
+from fusewright.errors import ModelError, UsageError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.half import holds_bfloat16, widened
 from fusewright.graph.load import Source, load_weights, read_source, with_inner
 from fusewright.graph.model import Model
+from fusewright.graph.session import TensorSpec
 from fusewright.graph.walk import producer
 from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import Options
@@ -34,6 +36,8 @@ from fusewright.verify.blockwise import holds_blocks, with_emulated_blocks
 
 # Node → input slot behind a Q/DQ pair → type of the pair.
 _Reads = Mapping[str, Mapping[int, str]]
+# Settings that decide, and have nothing to say of decisions made.
+_DECIDING = ("precision", "exclude", "include", "group_precision", "plan")
 # Types of pairs that are as good as one of the formats.
 _KIN = {**{name: name for name in FORMATS}, "uint8": INT8}
 
@@ -58,6 +62,7 @@ def inspect(
     file = read_source(model)
     readable = _readable(file)
     source, reads = _without_pairs(readable)
+    _refuse_idle(file, settings if reads else {})
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)
     if readable is not file and not reads:
@@ -142,6 +147,30 @@ def _require_same_interface(first: Source, second: Source) -> None:
                 f"{second.path}: its {what} are {', '.join(others)}, those of {first.path} are"
                 f" {', '.join(names)}"
             )
+    for spec, other in zip(first.interface.inputs, second.interface.inputs, strict=True):
+        if not _shapes_agree(spec, other):
+            raise ModelError(
+                f"{second.path}: its input {described(other)} does not fit that of {first.path},"
+                f" {described(spec)}"
+            )
+
+
+def _shapes_agree(spec: TensorSpec, other: TensorSpec) -> bool:
+    if spec.shape is None or other.shape is None:
+        return True
+    return len(spec.shape) == len(other.shape) and all(
+        a == b or not (isinstance(a, int) and isinstance(b, int))
+        for a, b in zip(spec.shape, other.shape, strict=True)
+    )
+
+
+def _refuse_idle(file: Source, settings: Mapping[str, Any]) -> None:
+    given = [name for name in _DECIDING if settings.get(name)]
+    if given:
+        option = given[0].replace("_", "-")
+        raise UsageError(
+            f"--{option}: {file.path} is quantized already, its decisions are only read"
+        )
 
 
 def _readable(source: Source) -> Source:

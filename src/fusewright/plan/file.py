@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import fusewright
-from fusewright.errors import PlanError
+from fusewright.errors import PlanError, UsageError
 from fusewright.graph.save import save_text
 from fusewright.plan.decide import details_refusal, refusal, settle
 from fusewright.plan.demand import last_readers
+from fusewright.plan.document import read_document
 from fusewright.plan.plan import DECISIONS, OFF, Group, Plan, Smooth, node_index, smooth_setting
-from fusewright.target import FORMATS
+from fusewright.target import FORMATS, Precision
 
 _HEADER = """\
 # Fusewright plan. Edit a group's `decision` and apply the file with `optimize --plan`:
@@ -64,7 +65,7 @@ def formats_in(path: Path) -> frozenset[str]:
     Raises:
         PlanError: it cannot be read.
     """
-    asked = {entry.decision for entry in _entries(_read(path), path)}
+    asked = {entry.decision for entry in _entries(read_document(path), path)}
     return frozenset(asked & FORMATS.keys())
 
 
@@ -72,10 +73,13 @@ def precision_in(path: Path) -> str | None:
     """The precision that a plan file was made for; None where it does not say.
 
     Raises:
-        PlanError: it cannot be read.
+        PlanError: it cannot be read, or there is no such precision.
     """
-    told = _read(path).get("precision")
-    return None if told is None else str(told)
+    told = read_document(path).get("precision")
+    try:
+        return None if told is None else Precision.parse(str(told)).text
+    except UsageError as error:
+        raise PlanError(f"{path}: {error}") from error
 
 
 def apply_plan_file(plan: Plan, path: Path) -> None:
@@ -85,7 +89,7 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
         PlanError: it cannot be read, is of another model, names a group that is not there, or
             asks for a decision that cannot be.
     """
-    data = _read(path)
+    data = read_document(path)
     _check_model(data, plan, path)
     by_name = {group.name: group for group in plan.groups}
     nodes, seen = node_index(plan.model.graph), set[str]()
@@ -140,22 +144,6 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = "" if line is None else f" (line {line + 1})"
-        raise PlanError(f"{path}: is not YAML{where}") from error
-    if not isinstance(data, Mapping) or "groups" not in data:
-        raise PlanError(f"{path}: is not a Fusewright plan (it has no `groups`)")
-    return data
-
-
 @dataclass(frozen=True)
 class _Entry:
     """What a file says of a group; None where it says nothing."""
@@ -169,11 +157,7 @@ class _Entry:
 
 
 def _entries(data: Mapping[str, Any], path: Path) -> Iterator[_Entry]:
-    if not isinstance(data["groups"], list):
-        raise PlanError(f"{path}: `groups` is not a list")
-    for number, entry in enumerate(data["groups"], 1):
-        if not isinstance(entry, Mapping) or "name" not in entry or "decision" not in entry:
-            raise PlanError(f"{path}: group {number} has no `name` or no `decision`")
+    for entry in data["groups"]:
         # YAML reads a bare `off` as false.
         decision = OFF if entry["decision"] is False else str(entry["decision"]).lower()
         prepared_as = entry.get("prepared_as")
