@@ -167,7 +167,7 @@ def test_without_an_output_nothing_is_left(searched: Result, tmp_path: Path) -> 
         ({"search": "plan", "search_budget": 0.0}, "a search budget of 0 s"),
         ({"search_journal": "j"}, "a search journal without a search"),
         ({"search": "plan", "precision": "fp16"}, "precision fp16 has no Q/DQ pairs to place"),
-        ({"search": "plan", "precision": "int4+fp16"}, "has no Q/DQ pairs to place"),
+        ({"search": "plan", "precision": "int4+fp16"}, "place: in INT4 there are weights alone"),
     ],
 )
 def test_bad_requests(tmp_path: Path, settings: dict[str, object], says: str) -> None:

@@ -129,7 +129,12 @@ class Options:
         form = FORMATS.get(self.formats.quantized or "")
         movable = form is not None and not form.weights_only and form.block is None
         if self.search != OFF and not movable:
-            raise UsageError(f"--search: precision {self.formats.text} has no Q/DQ pairs to place")
+            why = ""
+            if form is not None and form.weights_only:
+                why = f": in {form.title} there are weights alone, left float by --exclude"
+            raise UsageError(
+                f"--search: precision {self.formats.text} has no Q/DQ pairs to place{why}"
+            )
 
     def _read_plan(self) -> None:
         """What a plan file says goes before the defaults, and not together with patterns."""
