@@ -204,3 +204,13 @@ def test_the_plan_that_it_starts_from_is_not_written_over(
     with pytest.raises(OutputError, match=r"plan.yaml: is the input file"):
         searched(_transformer(), _fewer_linears, plan=_file(tmp_path))
     assert _file(tmp_path).read_bytes() == before
+
+
+def test_int4_weights_are_judged_as_they_will_be(searched: Callable[..., Result]) -> None:
+    """Beside INT8 layers that a search decides on: GPTQ's rounding is in every trial."""
+    found = searched(_transformer(), _fewer_linears, group_precision=("down*=int4",))
+    assert [found.plan.group(f"down{i}").decision for i in range(2)] == ["int4", "int4"]
+    assert found.search is not None and found.accuracy is not None
+    assert found.search.best != found.search.start
+    worst = found.accuracy.worst
+    assert worst is not None and found.search.best.error == worst.relative

@@ -123,10 +123,10 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
         seen = watch_samples(plan, placement, job)
         proven = side.submit(prove) if job.proof.deferred else None
         half = searched = None
-        if seen is not None and judge is not None:
-            placement, seen, searched = search(plan, groups, seen, job, judge, target)
         if seen is not None:
             round_int4(plan, in_four_bits, job)
+            if judge is not None:
+                placement, seen, searched = search(plan, groups, seen, job, judge, target)
             half = set_types(plan, placement, seen, job)
             proto = collapsed_proto(plan, groups)
 

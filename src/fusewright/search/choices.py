@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from fusewright.graph.layout import Region, data_readers, region_behind
 from fusewright.graph.walk import producer
 from fusewright.plan.limits import layer_of
-from fusewright.plan.plan import FLOAT, Group, Plan, node_index
+from fusewright.plan.plan import FLOAT, HEAVY_OPS, Group, Plan, node_index
 from fusewright.search.arithmetic import weight_elements
 from fusewright.search.variant import Baseline, Variant
 from fusewright.target.table import SELDOM_PAYS_BELOW
@@ -88,9 +88,9 @@ class _Scene:
 
     @cached_property
     def weighted(self) -> frozenset[int]:
-        """`id` of the nodes that read a weight."""
-        layers = (layer_of(group, self.nodes) for group in self.plan.groups)
-        return frozenset(id(node) for node in layers if node is not None)
+        """`id` of the nodes that multiply by a weight."""
+        layers = (self.nodes[m] for g in self.plan.groups if g.spec.weights for m in g.members)
+        return frozenset(id(node) for node in layers if node.op in HEAVY_OPS)
 
     def behind(self, group: Group) -> Region:
         """What moves the tensors that its pairs round, and where they come from."""
