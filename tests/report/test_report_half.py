@@ -5,8 +5,13 @@ from __future__ import annotations
 import io
 
 import pytest
+from building import Net
 from rich.console import Console
 
+from fusewright.normalize import normalize
+from fusewright.plan.decide import Rules, decide
+from fusewright.plan.plan import Plan
+from fusewright.plan.recognise import recognise
 from fusewright.precision import HalfPlan
 from fusewright.precision.constants import Bounds
 from fusewright.report.half_tables import half_section, measured_on
@@ -63,5 +68,20 @@ def test_what_overflows_is_named_first() -> None:
     ("kind", "why"), [("fp16", "computes FP16 partly in FP32"), ("bf16", "has no BF16 convolution")]
 )
 def test_what_it_was_measured_on(kind: str, why: str) -> None:
-    text = measured_on(kind)
+    (text,) = measured_on(_plan({}, kind), _decided("int8"))
     assert f"an FP32 twin that rounds to {kind.upper()} after each op" in text and why in text
+
+
+def test_what_onnxruntime_has_no_operators_for() -> None:
+    assert measured_on(None, _decided("int8")) == ()
+    (text,) = measured_on(None, _decided("nvfp4"))
+    assert text.startswith("NVFP4 in FP32 operators")
+
+
+def _decided(form: str) -> Plan:
+    net = Net(23)
+    model = net.model(net.op("MatMul", net.input("x", 4, 32), net.draw(32, 8)))
+    normalize(model)
+    plan, _ = recognise(model)
+    decide(plan, Rules(quantized=form))
+    return plan

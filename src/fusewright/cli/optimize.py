@@ -220,17 +220,20 @@ def _finish(
 
 
 def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Sequence[Any]:
+    from fusewright.calibrate.methods import method_for
     from fusewright.quantize.int4.weights import GPTQ
     from fusewright.report import result_tables as tables
     from fusewright.report.half_tables import half_section, measured_on
     from fusewright.report.plan_tables import hint_lines, kinds_table
     from fusewright.report.text import section
+    from fusewright.target import FORMATS, Precision
 
     width = terminal.width - 2
     how = result.plan.precision
-    if result.samples:
-        weights = result.plan.precision.startswith("int4")
-        how += f" by {settings.get('int4_method', GPTQ) if weights else settings['method']}"
+    form = FORMATS.get(Precision.parse(how).quantized or "")
+    if result.samples and form is not None:
+        by = settings.get("int4_method", GPTQ) if form.weights_only else settings["method"]
+        how += f" by {by if form.weights_only else method_for(form, by)}"
     head = tables.headline(result.path, len(result.plan.groups), result.samples, how)
     parts = section(head)
     hints = hint_lines(result.plan, width, terminal.verbose)
@@ -243,8 +246,8 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
         parts += section("SmoothQuant", *smoothing)
     if result.accuracy is not None:
         title = f"Accuracy against {result.plan.model.path}"
-        how_measured = () if result.half is None else (measured_on(result.half.kind),)
-        parts += section(title, tables.accuracy_table(result.accuracy, width), *how_measured)
+        table = tables.accuracy_table(result.accuracy, width)
+        parts += section(title, table, *measured_on(result.half, result.plan))
     parts += section("Cost", tables.cost_table(result.trace.seconds, result.peak_bytes))
     undone = tables.undone_lines(result.trace.undone())
     parts += section("Undone", *(undone or ("nothing: every rewrite kept the results",)))

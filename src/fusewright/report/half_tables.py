@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from rich.console import RenderableType
 
+from fusewright.plan.plan import Plan
 from fusewright.precision import HalfPlan
 from fusewright.report.text import counted, entry, section, shorten_quoted, some_of, without_names
+from fusewright.target import FORMATS
 from fusewright.target.precision import BF16
 
 _SORTS, _NAMES = 4, 2
@@ -47,15 +49,24 @@ def half_section(
     return section("Precision", *lines)
 
 
-def measured_on(kind: str) -> str:
-    """On what a file with half tensors was measured, in one sentence."""
-    why = "computes FP16 partly in FP32"
-    if kind == BF16:
-        why = "has no BF16 convolution or matmul"
-    return (
-        f"measured on an FP32 twin that rounds to {kind.upper()} after each op: onnxruntime's CPU"
-        f" {why}"
-    )
+def measured_on(half: HalfPlan | None, plan: Plan) -> tuple[str, ...]:
+    """On what a file was measured that onnxruntime's CPU cannot run as it is, a sentence each."""
+    lines = []
+    if half is not None:
+        why = "computes FP16 partly in FP32"
+        if half.kind == BF16:
+            why = "has no BF16 convolution or matmul"
+        lines.append(
+            f"measured on an FP32 twin that rounds to {half.kind.upper()} after each op:"
+            f" onnxruntime's CPU {why}"
+        )
+    decided = {group.decision for group in plan.groups}
+    blocks = [form.title for form in FORMATS.values() if form.block and form.name in decided]
+    if blocks:
+        lines.append(
+            f"{' and '.join(blocks)} in FP32 operators that round alike: onnxruntime has none"
+        )
+    return tuple(lines)
 
 
 def _by_sort(reasons: Mapping[str, str]) -> dict[str, list[str]]:
