@@ -246,6 +246,10 @@ OUTPUT_CASES = {
     "json over the input": (["-o", "{0}/out.onnx", "--json", "{0}/model.onnx"], "input file"),
     "json over the output": (["-o", "{0}/out.onnx", "--json", "{0}/out.onnx"], "--output"),
     "engine over the output": (["-o", "{0}/out.onnx", "--build", "{0}/out.onnx"], "--output"),
+    "json over the engine's report": (
+        ["-o", "{0}/out.onnx", "--build", "{0}/e", "--json", "{0}/e.layers.json"],
+        "--json",
+    ),
     "engine in a missing folder": (["-o", "{0}/out.onnx", "--build", "{0}/no/e"], "--build"),
 }
 

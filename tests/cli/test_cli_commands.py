@@ -99,6 +99,15 @@ def test_inspect_fits_the_terminal(width, cli, digits, monkeypatch):
         assert text in " ".join(outcome.out.split())
 
 
+def test_no_columns_are_as_many_as_a_log_has(cli, digits, monkeypatch):
+    """A shell without a terminal may say so; Rich would print nothing."""
+    shown = []
+    for width in ("0", "100"):
+        monkeypatch.setenv("COLUMNS", width)
+        shown.append(cli("inspect", digits).out)
+    assert shown[0] == shown[1] and "/fc/Gemm" in shown[0]
+
+
 def test_inspect_hints_in_one_line_and_all_of_them_when_verbose(cli, digits):
     short, long = (" ".join(cli("inspect", digits, *v).out.split()) for v in ((), ("-v",)))
     line, why = "quantizing seldom pays in 2 groups (-v: which)", "below 16 it seldom pays /conv1"

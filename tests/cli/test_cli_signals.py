@@ -13,15 +13,9 @@ import pytest
 FUSEWRIGHT = [sys.executable, "-m", "fusewright"]
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "word"),
-    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
-)
-def test_a_signal_half_way_leaves_nothing(number, code, word, digits, tmp_path):
-    temporary, out = tmp_path / "tmp", tmp_path / "out"
-    temporary.mkdir()
-    out.mkdir()
-    command = ["optimize", str(digits), "-o", str(out / "o.onnx"), "--json", str(out / "o.json")]
+def _calibrating(model, out, temporary) -> subprocess.Popen[str]:
+    """A run that has begun to calibrate on more samples than it will ever see."""
+    command = ["optimize", str(model), "-o", str(out / "o.onnx"), "--json", str(out / "o.json")]
     process = subprocess.Popen(
         [*FUSEWRIGHT, *command, "--random-data", "--samples", "100000000"],
         stderr=subprocess.PIPE,
@@ -34,12 +28,42 @@ def test_a_signal_half_way_leaves_nothing(number, code, word, digits, tmp_path):
     assert seen[-1].startswith("collapse"), seen  # calibration comes next
     time.sleep(0.5)
     assert process.poll() is None
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGHUP, 129, "terminated"),  # the terminal was closed
+    ],
+)
+def test_a_signal_half_way_leaves_nothing(number, code, word, digits, tmp_path):
+    temporary, out = tmp_path / "tmp", tmp_path / "out"
+    temporary.mkdir()
+    out.mkdir()
+    process = _calibrating(digits, out, temporary)
     process.send_signal(number)
     stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout, stderr) == (code, "", f"{word}\n")
     # onnxruntime keeps a file `.ses` of its own there.
     left = [path for path in temporary.iterdir() if path.name != ".ses"]
     assert not list(out.iterdir()) and not left
+
+
+def test_nohup_is_obeyed(digits, tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = _calibrating(digits, tmp_path, tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
 
 
 def test_a_reader_that_goes_away_is_no_traceback(digits):

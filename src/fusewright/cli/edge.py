@@ -17,6 +17,10 @@ import typer
 from fusewright.cli.app import PROGRAM, app
 from fusewright.errors import FusewrightError
 
+# A terminal that is closed sends SIGHUP; Windows has none.
+_ENDING = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 # Recent Typer brings a Click of its own, older ones use the package: this is either's class.
 _WrongUse: Any = typer.BadParameter.__base__
 
@@ -108,7 +112,10 @@ def _never_fail_on_characters() -> None:
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """SIGINT and SIGTERM unwind the stack, so that what was begun is cleaned up."""
+    """What ends the process unwinds the stack, so that what was begun is cleaned up.
+
+    A signal that the caller has ignored stays so: `nohup`, a job in a script's background.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -116,7 +123,8 @@ def _signals_raise() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
     finally:

@@ -129,6 +129,10 @@ def optimize(
     data = open_data(calib, "--calib", count, ranges)
     outputs = {"--output": output, "--json": json_file, "--build": build}
     outputs["--search-journal"] = search_journal
+    if build is not None:
+        from fusewright.engine.build import LAYERS_SUFFIX
+
+        outputs["the report of --build"] = Path(f"{build}{LAYERS_SUFFIX}")
     sources = {"the input file": model, "the calibration data": data, "the plan": plan}
     check_targets(outputs, sources)
     settings: dict[str, Any] = {

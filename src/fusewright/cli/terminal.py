@@ -101,6 +101,7 @@ class StageLines:
 
 def _console(stderr: bool = False) -> Console:
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    # A shell without a terminal may say COLUMNS=0, at which Rich prints nothing.
+    if console.width < 1 or (not console.is_terminal and "COLUMNS" not in os.environ):
         console.width = _LOG_WIDTH
     return console
