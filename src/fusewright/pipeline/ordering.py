@@ -5,7 +5,7 @@ from __future__ import annotations
 from fusewright.graph.convert import to_proto
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.stages import Job
-from fusewright.plan.order import apply_swaps, find_swaps, undo_swaps
+from fusewright.plan.order import apply_swaps, find_swaps
 from fusewright.plan.plan import Plan
 
 
@@ -22,12 +22,12 @@ def order_norms(plan: Plan, job: Job) -> None:
     if not swaps:
         return
     with job.trace.stage("order") as details:
-        apply_swaps(plan, swaps)
+        undo = apply_swaps(plan, swaps)
         after = runnable(to_proto(plan.model.graph), job.source)
         if job.proof.holds("order", after, after):
             for swap in swaps:
                 job.trace.add("order", "match", "NormBehindPartition", swap.norm.name)
         else:
-            undo_swaps(plan, swaps)
+            undo()
             job.proof.undo("order", "NormBehindPartition", f"{len(swaps)} norms stay in front")
         details.append(f"{len(swaps)} norms behind window partitions")
