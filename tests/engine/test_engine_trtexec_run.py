@@ -34,6 +34,10 @@ print("&&&& PASSED TensorRT.trtexec")
 """
 
 
+_WRITES_NOTHING = "sys.exit(0)"
+_WRITES_AN_ENGINE = "open(options['saveEngine'], 'wb').write(b'e'); sys.exit(0)"
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
@@ -186,3 +190,13 @@ def test_what_it_cannot_be_asked(model, install, tmp_path) -> None:
     onnx.save(engine_models.parallel_convs(collapsed=True), model)
     with pytest.raises(EngineError, match=r"no local functions.*--flat"):
         build_with_trtexec(model, tmp_path / "e")
+
+
+@pytest.mark.parametrize(
+    ("body", "what"), [(_WRITES_NOTHING, "engine"), (_WRITES_AN_ENGINE, "layer file")]
+)
+def test_it_ends_well_and_writes_nothing(body, what, model, install, tmp_path) -> None:
+    install(100300, layer_files.VERSION_10, body=body)
+    with pytest.raises(EngineError, match=f"without an error and wrote no {what}$"):
+        build_with_trtexec(model, tmp_path / "e")
+    assert _left(tmp_path) == ["model.onnx"]

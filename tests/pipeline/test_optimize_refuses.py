@@ -124,3 +124,38 @@ def test_unknown_setting_and_bad_values(model: Path) -> None:
         optimize(model, None, DATA, plan="plan.yaml", include=("head",))
     with pytest.raises(PlanError, match=r"plan\.yaml: cannot be read"):
         optimize(model, None, DATA, plan="plan.yaml")
+
+
+def _of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
+    ends = [onnx.helper.make_tensor_value_info(name, 1, [1, 4]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:])
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("odd", 1)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+NO_MODELS = {
+    "twice": (
+        _of(*(onnx.helper.make_node(op, ["x"], ["y"]) for op in ("Relu", "Exp"))),
+        "onnxruntime cannot load the model: This is an invalid model. Error: Duplicate",
+    ),
+    "output": (
+        _of(onnx.helper.make_node("Relu", ["x"], ["z"])),
+        "onnxruntime cannot load the model: This is an invalid model. Graph output (y) does not",
+    ),
+    "custom": (
+        _of(onnx.helper.make_node("Odd", ["x"], ["y"], domain="odd")),
+        "everything in it depends on custom operators (odd::Odd), so nothing can be run",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_MODELS)
+def test_a_model_that_cannot_run_is_said_so_without_addresses(name: str, tmp_path: Path) -> None:
+    """onnxruntime's messages begin with codes, its own source files and ours once more."""
+    model, said = NO_MODELS[name]
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    with pytest.raises(ModelError) as caught:
+        optimize(path, tmp_path / "out.onnx", DATA)
+    assert str(caught.value).startswith(f"{path}: {said}")
+    assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]

@@ -52,7 +52,10 @@ _EXPLAINED = tuple(
             "the input '{name}' holds a shape, so the engine depends on its values: store it in the"
             " file as a constant",
         ),
-        (r"Failed to sort the model topologically", "its nodes form a cycle"),
+        (
+            r"Failed to sort the model topologically",
+            "its nodes form a cycle, or two of them write one tensor",
+        ),
         (r"Node input was not registered", "nothing writes one of its inputs"),
         (
             r"Failed to convert ONNX dat[ea] type",

@@ -86,6 +86,7 @@ def build_with_trtexec(
             asked = _into(asked, Path(folder), times)
             command = trtexec_command(source.path, profiles, asked)
             _run([program, *command[1:]], str(model), said)
+            _require_written(asked, str(model))
             report = replace(
                 _report(source, asked),
                 model=str(model),
@@ -149,6 +150,13 @@ def _run(command: list[str], model: str, said: Line | None) -> None:
                 process.kill()
     if code:
         raise _failure(model, code, errors)
+
+
+def _require_written(asked: TrtexecOptions, model: str) -> None:
+    wanted = {"engine": asked.engine, "layer file": asked.layers, "profile": asked.times}
+    for what, path in wanted.items():
+        if path is not None and not path.is_file():
+            raise EngineError(f"trtexec built {model} without an error and wrote no {what}")
 
 
 def _failure(model: str, code: int, errors: list[str]) -> EngineError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ Feed = Mapping[str, np.ndarray]
 
 # onnxruntime's severity 4 (fatal): a failure reaches the user once, as our exception.
 _QUIET = 4
+
+
+# Error code, path (ours names the file) and place in the C++ code, in front of the reason.
+_ADDRESS = re.compile(
+    r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?(/\S+:\d+ \S.*?\) )?"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +80,8 @@ def open_session(
         )
     except Exception as error:  # onnxruntime's exceptions share no public base
         known = explained(str(error), source)
-        said = known or f"onnxruntime cannot load the model: {first_line(error)}"
+        reason = first_line(_ADDRESS.sub("", str(error)))
+        said = known or f"onnxruntime cannot load the model: {reason}"
         raise ModelError(said) from error
 
 
@@ -103,8 +111,8 @@ def naming(path: Path) -> Iterator[None]:
         raise ModelError(f"{path}: {error}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """The first non-empty line of an exception's text, cut to a readable length."""
+def first_line(error: BaseException | str) -> str:
+    """The first non-empty line of a text or an exception's, cut to a readable length."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= 300 else text[:297] + "..."

@@ -269,10 +269,20 @@ def plain(source: Source) -> onnx.ModelProto:
 
 
 def runnable(proto: onnx.ModelProto, source: Source) -> onnx.ModelProto:
-    """What onnxruntime can run of a model: all of it, unless there are custom operators."""
+    """What onnxruntime can run of a model: all of it, unless there are custom operators.
+
+    Raises:
+        ModelError: everything depends on custom operators.
+    """
     if not source.custom:
         return proto
-    return to_proto(runnable_part(gs.import_onnx(proto), frozenset(source.custom)))
+    part = runnable_part(gs.import_onnx(proto), frozenset(source.custom))
+    if not part.nodes:
+        raise ModelError(
+            f"{source.path}: everything in it depends on custom operators"
+            f" ({', '.join(source.custom)}), so nothing can be run"
+        )
+    return to_proto(part)
 
 
 def _folded(proto: onnx.ModelProto) -> onnx.ModelProto:
