@@ -251,11 +251,11 @@ def test_parts_are_in_the_journal(tmp_path: Path) -> None:
     costs, path = Costs({"fc0": (-2, -10, -0.1)}), tmp_path / "journal"
     found = []
     for _ in range(2):
-        judge = FakeJudge(costs, adds_up=True)
-        plan, journal = chain_plan(_LONG, batch=4), Journal(path, "same")
-        result = _search(plan, costs, tmp_path, judge=judge, journal=journal)
-        found.append((result.lines(), len(judge.builds), len(judge.parts)))
-    assert found[1] == (found[0][0], 0, 0)
+        plan, judge = chain_plan(_LONG, batch=4), FakeJudge(costs, adds_up=True)
+        workshop = FakeWorkshop(plan, costs, tmp_path)
+        result = search_placement(plan, workshop, judge, Journal(path, "same"), FREE)
+        found.append((result.lines(), len(judge.builds), len(judge.parts), workshop.made))
+    assert found[1] == (found[0][0], 0, 0, 1), "only what parts would be held against is made"
     assert found[0][2] > 4
 
 

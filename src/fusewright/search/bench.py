@@ -115,7 +115,9 @@ class Bench:
         key = "\n".join(placement.lines())
         with ExitStack() as stack:
             made = _Once(lambda: stack.enter_context(self._workshop.make(placement)))
-            figures = self._by_parts(around, made) if around and self._judge.adds_up else None
+            figures = None
+            if around and self._judge.adds_up:
+                figures = self._by_parts(f"by parts\n{key}", around, made)
             if figures is None:
                 figures = self._figures(key, lambda: made().path)
             if not is_worth(figures):
@@ -127,7 +129,17 @@ class Bench:
                 known = {"error": error, "accuracy": accuracy}
             return Outcome(variant, figures, known["error"], known["accuracy"])
 
-    def _by_parts(self, around: Sequence[str], made: Callable[[], Made]) -> Figures | None:
+    def _by_parts(
+        self, key: str, around: Sequence[str], made: Callable[[], Made]
+    ) -> Figures | None:
+        known = self._journal.get(key)
+        if known is not None:
+            return None if known["figures"] is None else Figures.from_dict(known["figures"])
+        found = self._from_parts(around, made)
+        self._journal.put(key, figures=None if found is None else found.to_dict())
+        return found
+
+    def _from_parts(self, around: Sequence[str], made: Callable[[], Made]) -> Figures | None:
         """The rules' figures with what the parts around these groups show; None where they are no
         part, or cannot be built alone.
         """
