@@ -284,6 +284,14 @@ def test_what_the_core_reads_is_not_interior_to_the_projection(build: Build) -> 
     assert_collapses(proto, plan)
 
 
+def test_of_a_large_batch_two_samples_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scene, "LARGEST_PROBE", 2 * TOKENS * 3 * WIDTH)
+    plan, _ = found_in(proto_of(lambda n: whole(n, three_linears(n, tokens(n, 64)))))
+    assert kinds(plan) == SELF
+    (heads,) = [g.details["heads"] for g in plan.groups if g.kind == PROJECTION]
+    assert heads == HEADS
+
+
 def test_more_elements_than_are_probed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scene, "LARGEST_PROBE", BATCH * TOKENS * WIDTH - 1)
     plan, misses = found_in(proto_of(lambda n: whole(n, three_linears(n, tokens(n)))))

@@ -70,6 +70,10 @@ BLOCKS = {
     "dynamic batch, flat map": BOTH.but(batch="batch", flat=True),
     "dynamic batch, covered": COVERING.but(batch="batch"),
     "one map": SHIFTED.but(batch=1),
+    "a batch": BOTH.but(batch=7),
+    "a batch, flat map": BOTH.but(batch=7, flat=True),
+    "a batch as large as a window": SHIFTED.but(batch=6),
+    "a batch as high as the map": Block(map=(6, 6), window=(3, 3), batch=6),
 }
 
 

@@ -15,6 +15,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import DataError, ModelError
+from fusewright.graph.carried import with_fewer
 from fusewright.graph.convert import to_proto
 from fusewright.graph.session import open_session, run_session
 from fusewright.graph.walk import (
@@ -46,7 +47,7 @@ _MOVERS = frozenset(
         "Unsqueeze",
     }
 )
-# No index tensor is larger, 512 MB in float64: Swin-T at a static batch of 64 is still probed.
+# No index tensor is larger, 512 MB in float64.
 LARGEST_PROBE = 1 << 26
 _SHAPE_ONLY = frozenset({"Shape", "Size"})
 _IR = 8
@@ -158,36 +159,54 @@ class Prober:
     """Runs regions on index tensors; regions of equal structure are run once."""
 
     _done: dict[object, list[np.ndarray] | None] = field(default_factory=dict)
+    _carries: dict[object, bool] = field(default_factory=dict)
 
     def __call__(
-        self, region: Region, shape: tuple[int, ...], opset: int
+        self, region: Region, shape: tuple[int, ...], opset: int, batch: int | None = None
     ) -> list[np.ndarray] | None:
         """Where the elements of a source of this shape go: one array per result of the region.
 
         Each element of a result is the position of the source's element in row-major order, or -1
         for padding. None where there are several sources, where the region's amounts are computed
-        by the model, or where they do not fit the shape. `shape` has at most `LARGEST_PROBE`
-        elements.
+        by the model, or where they do not fit the shape. What is probed has at most
+        `LARGEST_PROBE` elements: with a `batch` that the region carries, two samples of it.
         """
-        if len(region.sources) != 1:
+        if not _is_closed(region):
             return None
-        inside = {id(t) for n in region.nodes for t in n.outputs}
-        inside.add(id(region.sources[0]))
-        for node in region.nodes:
-            for tensor in node.inputs:
-                known = tensor.is_empty() or is_constant(tensor) or id(tensor) in inside
-                if not known:
-                    return None
-        key = (opset, _structure(region), shape)
+        key = (opset, _structure(region), shape, batch)
         if key not in self._done:
-            self._done[key] = _run(region, shape, opset)
+            graph = _extract(region, shape, opset)
+            self._done[key] = _run(graph) if batch is None or with_fewer(graph, batch) else None
         return self._done[key]
 
+    def carries(self, region: Region, shape: tuple[int, ...], opset: int, batch: int) -> bool:
+        """Whether the region does the same to every one of `batch` samples, and mixes none."""
+        if not _is_closed(region):
+            return False
+        key = (opset, _structure(region), shape, batch)
+        if key not in self._carries:
+            self._carries[key] = with_fewer(_extract(region, shape, opset), batch)
+        return self._carries[key]
 
-def _run(region: Region, shape: tuple[int, ...], opset: int) -> list[np.ndarray] | None:
+
+def _is_closed(region: Region) -> bool:
+    """Whether a region has one source, and besides that reads what is stored."""
+    if len(region.sources) != 1:
+        return False
+    inside = {id(t) for n in region.nodes for t in n.outputs}
+    inside.add(id(region.sources[0]))
+    return all(
+        tensor.is_empty() or is_constant(tensor) or id(tensor) in inside
+        for node in region.nodes
+        for tensor in node.inputs
+    )
+
+
+def _run(graph: gs.Graph) -> list[np.ndarray] | None:
     # Padding is zero: what is moved is the index plus one.
+    shape = graph.inputs[0].shape
     index = np.arange(1, int(np.prod(shape)) + 1, dtype=np.float64).reshape(shape)
-    proto = to_proto(_extract(region, shape, opset))
+    proto = to_proto(graph)
     try:
         results = run_session(open_session(proto.SerializeToString()), {"source": index})
     except (ModelError, DataError):

@@ -110,7 +110,7 @@ def _heads(attention: Attention, layout: Region) -> tuple[np.ndarray, ...] | str
         regions = [region_behind([operand], scene.opset) for operand in attention.operands]
     places = []
     for i, (name, region) in enumerate(zip("qkv", regions, strict=True)):
-        moved = scene.moved(region)
+        moved = scene.moved(region, *regions)
         if isinstance(moved, str):
             return f"the heads of {name}: {moved}"
         arrays, shape = moved

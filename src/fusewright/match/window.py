@@ -10,6 +10,7 @@ comes out is the same.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -138,14 +139,13 @@ def _find(attention: Attention) -> Windowing | str:
     region = _partition(projection, scene)
     if isinstance(region, str):
         return region
-    cut = _cut(region, attention)
-    if isinstance(cut, str):
-        return cut
-    window, batch = cut
+    window = _cut(region, attention)
+    if isinstance(window, str):
+        return window
     if window.covers_map and not has_position_bias(attention):
         return "a plain reshape, and no position bias"
     output = output_linear(attention)
-    reverse = _reverse(output, window, batch, attention)
+    reverse = _reverse(output, window, attention)
     return Windowing(window, region, output, reverse)
 
 
@@ -168,7 +168,7 @@ def _partition(projection: Projection, scene: Scene) -> Region | str:
         stops.append(leak)
 
 
-def _cut(region: Region, attention: Attention) -> tuple[Window, int] | str:
+def _cut(region: Region, attention: Attention) -> Window | str:
     scene = attention.scene
     (length,) = resolve(attention.lengths[:1], scene.sizes)
     if length is None:
@@ -184,7 +184,7 @@ def _cut(region: Region, attention: Attention) -> tuple[Window, int] | str:
     window = window_of(tokens.reshape(-1, length), shape[0], size)
     if window is None:
         return f"another layout than windows of {length} tokens"
-    return window, shape[0]
+    return window
 
 
 def _tokens(moved: np.ndarray, channels: int) -> np.ndarray | None:
@@ -226,9 +226,7 @@ def output_linear(attention: Attention) -> Linear | None:
     return linear_at(result, scene.outputs)
 
 
-def _reverse(
-    output: Linear | None, window: Window, batch: int, attention: Attention
-) -> Region | str:
+def _reverse(output: Linear | None, window: Window, attention: Attention) -> Region | str:
     scene = attention.scene
     if output is None:
         return "no Linear behind the attention"
@@ -242,6 +240,8 @@ def _reverse(
         return f"a reverse that cannot be probed: {moved}"
     (array, *_), shape = moved
     tokens = _tokens(array, shape[-1])
+    # The batch of what was probed, which may be another than that of the partition.
+    batch = 0 if tokens is None else len(tokens) // prod(window.map)
     if tokens is None or not np.array_equal(tokens, window.merge(batch)):
         return "another layout than the exact inverse of the partition"
     return region

@@ -16,7 +16,7 @@ from fusewright.graph.model import Model
 from fusewright.graph.symbolic import annotate
 from fusewright.match.matcher import Match, Matcher, Miss
 from fusewright.match.pattern import Pattern, required_types, root_types
-from fusewright.match.scene import Scene, probe_sizes
+from fusewright.match.scene import Scene, probe_sizes, static_batch
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ class Edit:
     def scene(self) -> Scene:
         """What looks for attention in the graph as it is now; layout is probed once for all."""
         sizes, probe = self._probe
-        return Scene(self.opset, tuple(self.model.graph.outputs), sizes, probe=probe)
+        graph = self.model.graph
+        return Scene(self.opset, tuple(graph.outputs), sizes, static_batch(graph), probe=probe)
 
     @property
     def opset(self) -> int:

@@ -15,7 +15,7 @@ from fusewright.graph.walk import STANDARD_DOMAINS, levels, producer
 from fusewright.groups import CATALOGUE, Finding, GroupKind
 from fusewright.match.matcher import Matcher, Miss
 from fusewright.match.pattern import root_types
-from fusewright.match.scene import Scene, probe_sizes
+from fusewright.match.scene import Scene, probe_sizes, static_batch
 from fusewright.plan.plan import HEAVY_OPS, Group, Plan, Unclaimed
 
 
@@ -55,7 +55,8 @@ def recognise(
     position = {id(node): i for i, node in enumerate(nodes)}
     if by_op["Softmax"]:
         annotate(model)  # what layout does is told by the shapes it does it to
-    scene = Scene(model.opset, tuple(model.graph.outputs), probe_sizes(model.graph))
+    graph = model.graph
+    scene = Scene(model.opset, tuple(graph.outputs), probe_sizes(graph), static_batch(graph))
     search = _Search(model, scene, position, levels(nodes), by_op)
     search.claimed.update(id(node) for node in nodes if node.name in model.frozen)
     with without_gc():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from fusewright.match.attention import CORE, Attention
 from fusewright.match.linear import Linear
 from fusewright.match.matcher import Matcher
 from fusewright.match.projection import Projection, projection_of
-from fusewright.match.scene import Scene, probe_sizes
+from fusewright.match.scene import Scene, probe_sizes, static_batch
 from fusewright.match.window import output_linear
 from fusewright.plan.plan import Group, Plan, node_index
 from fusewright.quantize.migrate import Applied, row_maxima
@@ -57,19 +58,20 @@ class Balance:
 def plan_balance(plan: Plan) -> list[Balance]:
     """The quantized attentions of a plan whose q and k come from Linears as they are."""
     nodes, graph = node_index(plan.model.graph), plan.model.graph
-    scene = Scene(plan.model.opset, tuple(graph.outputs), probe_sizes(graph))
+    outputs, sizes = tuple(graph.outputs), probe_sizes(graph)
+    scene = Scene(plan.model.opset, outputs, sizes, static_batch(graph))
     matcher = Matcher("attention", CORE, plan.model.opset, graph.outputs)
     found = []
     for group in plan.groups:
         if group.is_quantized and group.fixed and _NORMALIZED.isdisjoint(group.ops):
             match = matcher.at(nodes[group.members[-1]])
-            balance = None if match is None else _balance(group, Attention(match, scene), plan)
+            balance = None if match is None else _balance(group, Attention(match, scene))
             if balance is not None:
                 found.append(balance)
     return found
 
 
-def _balance(group: Group, attention: Attention, plan: Plan) -> Balance | None:
+def _balance(group: Group, attention: Attention) -> Balance | None:
     projection = projection_of(attention)
     if isinstance(projection, str):
         return None
@@ -90,6 +92,11 @@ def _output(attention: Attention, projection: Projection) -> tuple[Linear, np.nd
     if isinstance(moved, str):
         return None
     (array, *_), shape = moved
+    if attention.scene.batch is not None and prod(shape[:-2]) != len(projection.columns[2]):
+        # In front of the core and behind it different batches were probed.
+        whole = Attention(attention.match, attention.scene.whole())
+        other = projection_of(whole)
+        return None if isinstance(other, str) else _output(whole, other)
     # Position in the core's output [batches and heads …, tokens, elements] → column of v.
     lead, within = np.divmod(array.reshape(-1, array.shape[-1]), shape[-1] * shape[-2])
     columns = projection.columns[2][lead, within % shape[-1]]
