@@ -291,6 +291,19 @@ def test_no_cast_at_a_pair_in_front_of_an_island() -> None:
     assert found.casts == 2, "of the interface"
 
 
+def test_a_pair_read_in_both_types_is_dequantized_twice() -> None:
+    """By a layer in half, and by an Add that half would overflow: the skip of a residual."""
+    net = Net(19)
+    x = _pair(net, _linear(net, net.input("x", 4, 8)), 0.1)
+    large = net.op("Mul", net.op("Add", net.op("Mul", x, 1e6), x), 1e-6)
+    found = halved(net, net.op("Add", _linear(net, x), large))
+    assert not _pair_casts(found.model.graph.nodes)
+    step = float(np.float16(0.1))
+    half, full = np.dtype(np.float16), np.dtype(np.float32)
+    assert _scales(found) == [("Q", half, step), ("D", half, step), ("D", full, step)]
+    assert found.error() < 1e-3
+
+
 @pytest.mark.parametrize("scale", [1e-5, 1e-9])
 def test_a_scale_without_a_reciprocal(scale: float) -> None:
     """The engine multiplies by 1 / scale: infinite in half below 1.5e-5."""

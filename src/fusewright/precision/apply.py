@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.edit import Names, bypass, redirect
-from fusewright.graph.walk import captured, is_constant, peek
+from fusewright.graph.walk import captured, is_constant, peek, producer
 from fusewright.graph.workspace import Workspace
 from fusewright.precision.flow import Flow
 from fusewright.precision.kinds import KINDS, HalfKind
@@ -37,6 +37,10 @@ class _Editor:
         self.flow, self.plan, self.graph, self.kind = flow, plan, flow.graph, flow.kind
         self.names = Names(flow.graph)
         self.stored = _Stored(flow.kind, self.names, workspace)
+        # The scale of each DequantizeLinear, as it was.
+        self._scales = {id(n): n.inputs[1] for n in flow.graph.nodes if n.op == DEQUANTIZE}
+        self._half_pairs = self._pairs_read_in_half()
+        self._divisors = self._half_scales(QUANTIZE)
         self._half: set[int] = set()
         self._casts: dict[int, gs.Tensor] = {}
         self._new: dict[int, list[gs.Node]] = {}
@@ -44,12 +48,11 @@ class _Editor:
     def run(self) -> None:
         self._settle_types()
         self._settle_names()
-        scales, divisors = self._half_scales(), self._half_scales(QUANTIZE)
+        scales = self._half_scales()
         for node in list(self.graph.nodes):
             self._settle_inputs(node)
-            if node.op in (QUANTIZE, DEQUANTIZE) and id(scale := node.inputs[1]) in scales:
-                values = half_scale(peek(scale), self.kind, id(scale) in divisors)
-                node.inputs[1] = self.stored.scale(scale, values, self._is_half(node))
+            if node.op in (QUANTIZE, DEQUANTIZE) and id(node.inputs[1]) in scales:
+                node.inputs[1] = self._scale(node.inputs[1], self._is_half(node))
         for node in self.graph.nodes:
             if self._is_half(node):
                 _set_attributes(node, self.kind, self.flow)
@@ -58,7 +61,18 @@ class _Editor:
         self.stored.keep_names()
 
     def _is_half(self, node: gs.Node) -> bool:
-        return node.name in self.plan.half_nodes
+        return node.name in self.plan.half_nodes or id(node) in self._half_pairs
+
+    def _pairs_read_in_half(self) -> set[int]:
+        """`id` of each DequantizeLinear with a half reader: float32 ones get one of their own."""
+        half = self.plan.half_nodes
+        return {
+            id(node)
+            for node in self.flow.graph.nodes
+            if node.op == DEQUANTIZE and self.flow.slots(node).outputs
+            for reader, slot in self.flow.readers(node.outputs[0])
+            if reader.name in half and slot in self.flow.slots(reader).inputs
+        }
 
     def _settle_types(self) -> None:
         for tensor in self.graph.inputs:
@@ -127,9 +141,25 @@ class _Editor:
         if id(tensor) not in self._casts:
             name = self.names.fresh(f"{tensor.name}_{self._suffix(to_half)}")
             result = gs.Variable(name, None, tensor.shape)
-            self._cast_node(tensor, result, to_half)
+            maker = producer(tensor)
+            if maker is not None and maker.op == DEQUANTIZE and not to_half:
+                self._dequantize_again(maker, result)
+            else:
+                self._cast_node(tensor, result, to_half)
             self._casts[id(tensor)] = result
         return self._casts[id(tensor)]
+
+    def _scale(self, scale: gs.Constant, is_half: bool) -> gs.Constant:
+        values = half_scale(peek(scale), self.kind, id(scale) in self._divisors)
+        return self.stored.scale(scale, values, is_half)
+
+    def _dequantize_again(self, half: gs.Node, result: gs.Tensor) -> None:
+        """Float32 from the same quantized tensor: a Cast behind it would keep the pair unfused."""
+        result.dtype = np.dtype(np.float32)
+        inputs = [half.inputs[0], self._scale(self._scales[id(half)], False), *half.inputs[2:]]
+        name = self.names.fresh(f"{result.name}_{DEQUANTIZE}")
+        node = gs.Node(DEQUANTIZE, name, dict(half.attrs), inputs, [result])
+        self._new.setdefault(id(half), []).append(node)
 
     def _cast_node(self, source: gs.Tensor, result: gs.Tensor, to_half: bool) -> None:
         result.dtype = self.kind.dtype if to_half else np.dtype(np.float32)

@@ -20,6 +20,7 @@ from fusewright.precision.measure import MARGIN
 from fusewright.precision.ranges import TensorRanges
 from fusewright.precision.types import DEQUANTIZE, QUANTIZE
 from fusewright.target.formats import HALF_SCALES_OPSET
+from fusewright.target.table import WITHOUT_HALF
 
 SPARES = "spares a Cast between float32 nodes"
 
@@ -121,7 +122,9 @@ def _forced(flow: Flow, options: HalfOptions) -> tuple[dict[str, str], Mapping[S
     """Nodes that must be float32, and the reads that are rewritten so that others need not."""
     tolerances = Tolerances(flow)
     verdict = judge(flow, tolerances)
-    forced = {**options.kept, **verdict.reasons, **spoiled(flow, options.margin)}
+    missing = {n.name: n.op for n in flow.graph.nodes if n.op in WITHOUT_HALF[flow.kind.name]}
+    engine = {name: f"TensorRT has no {flow.kind.title} {op}" for name, op in missing.items()}
+    forced = {**options.kept, **engine, **verdict.reasons, **spoiled(flow, options.margin)}
     masked: Set[int] = masked_tensors(flow, flow.ranges.masks)
     found = ill_held(flow, tolerances, masked, options.margin)
     for node in flow.graph.nodes:

@@ -118,6 +118,18 @@ WITHOUT_PRODUCTS = (
     Support("mxfp8", "rtx", (120, 121), "[L]"),
 )
 
+# Operators that ONNX has in a half type, and TensorRT's parser or builder has not.
+WITHOUT_HALF = {
+    "fp16": frozenset({"MeanVarianceNormalization"}),
+    "bf16": frozenset(
+        {
+            "ConvTranspose", "GRU", "HardSwish", "LpNormalization", "LpPool",
+            "MeanVarianceNormalization", "Mish",
+        }
+    ),
+}  # fmt: skip
+"""Rest → operators; [L], each tried alone. The parser of the other engines is the same."""
+
 GPUS = {
     "v100": 70,
     "xavier": 72,
