@@ -1,4 +1,4 @@
-"""Models in BF16 and FP64, which onnxruntime's CPU runs in part: one line says what to do."""
+"""Models in FP16, BF16 and FP64: the first two start in float32, and what cannot is one line."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from building import Net
 from onnx import TensorProto, helper, numpy_helper
 
 from fusewright.calibrate import RandomSamples
 from fusewright.errors import DataError, FusewrightError, ModelError
-from fusewright.pipeline import compare, optimize
+from fusewright.pipeline import compare, inspect, optimize
 
 BF16, FP64, FP32 = TensorProto.BFLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT
+FP16 = TensorProto.FLOAT16
 
 
 def _conv(kind: int, inside: bool) -> onnx.ModelProto:
@@ -39,7 +41,6 @@ def _conv(kind: int, inside: bool) -> onnx.ModelProto:
     [
         (FP64, False, "'a' of node '/stem/Conv' is FP64"),
         (FP64, True, "'a' of node '/stem/Conv' is FP64"),
-        (BF16, True, "'a' of node '/stem/Conv' is BF16"),
         (BF16, False, "input 'a' is BF16"),
     ],
 )
@@ -75,3 +76,95 @@ def test_a_part_in_fp64_that_onnxruntime_runs_is_taken(tmp_path: Path) -> None:
     assert [group.reason for group in result.plan.groups] == [
         "weights of type float64; INT8 here starts from float32"
     ]
+
+
+def _net(kind: int) -> onnx.ModelProto:
+    """Convolutions and a Linear, stored and computed in one type."""
+    net = Net(19)
+    x = net.op("Relu", net.conv(net.input("x", "n", 3, 8, 8), 8, 3, name="stem"))
+    y = net.op("Add", net.conv(x, 8, 8, name="block"), x)
+    y = net.op("ReduceMean", net.op("Relu", y), [2, 3], keepdims=0)
+    return _typed(net.proto(net.op("MatMul", y, net.draw(8, 4), name="head")), kind)
+
+
+def _typed(proto: onnx.ModelProto, kind: int) -> onnx.ModelProto:
+    """Its floats, and its interface, in another type; in place."""
+    dtype = helper.tensor_dtype_to_np_dtype(kind)
+    for tensor in proto.graph.initializer:
+        if tensor.data_type in (FP32, FP16):
+            values = numpy_helper.to_array(tensor).astype(dtype)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.elem_type = kind
+    del proto.graph.value_info[:]
+    return proto
+
+
+@pytest.mark.parametrize("precision", ["int8+fp16", "int8", "fp16", "fp8+fp16", "fp32"])
+def test_a_float16_file_is_quantized_like_its_twin(tmp_path: Path, precision: str) -> None:
+    plain, half = tmp_path / "plain.onnx", tmp_path / "half.onnx"
+    onnx.save(_net(FP16), half)
+    onnx.save(_typed(onnx.load(half), FP32), plain)
+    out, data = tmp_path / "o.onnx", RandomSamples(8)
+    made = [optimize(file, out, data, precision=precision) for file in (plain, half)]
+    lines = [[] if r.placement is None else r.placement.lines() for r in made]
+    assert lines[0] == [line.replace("x_float32", "x") for line in lines[1]]
+    assert made[0].plan.counts() == made[1].plan.counts()
+    written = onnx.load(tmp_path / "o.onnx")
+    ends = [v.type.tensor_type.elem_type for v in (*written.graph.input, *written.graph.output)]
+    assert ends == [FP16, FP16], "the interface is what it was"
+    if precision.endswith("fp16"):
+        assert "Cast" not in {node.op_type for node in written.graph.node}
+    if precision != "fp32":
+        bound = 25 if "8" in precision.split("+")[0] else 50
+        assert compare(half, tmp_path / "o.onnx", RandomSamples(8)).worst.sqnr_db > bound
+    assert {g.decision for g in inspect(half).groups} == {g.decision for g in inspect(plain).groups}
+
+
+def test_bfloat16_inside_is_quantized(tmp_path: Path) -> None:
+    path, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    onnx.save(_conv(BF16, True), path)
+    result = optimize(path, out, RandomSamples(4), precision="int8+bf16")
+    assert [group.decision for group in result.plan.groups] == ["int8"]
+    assert result.accuracy.worst.sqnr_db > 30
+    assert compare(path, out, RandomSamples(4)).worst.sqnr_db > 30
+    kinds = {tensor.data_type for tensor in onnx.load(out).graph.initializer}
+    assert BF16 in kinds
+
+
+def test_values_are_what_they_were(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(_net(FP16), path)
+    result = optimize(path, None, RandomSamples(2), precision="fp16", flat=True)
+    stored = {t.name: t for t in onnx.load(path).graph.initializer if t.data_type == FP16}
+    found = {t.name: t for t in result.model.graph.initializer}
+    for name in set(stored) & set(found):
+        assert found[name].data_type == FP16
+        one, other = (numpy_helper.to_array(t[name]) for t in (stored, found))
+        assert np.array_equal(one, other)
+    assert len(set(stored) & set(found)) >= 3
+
+
+def test_beside_bodies_float16_stays_and_a_note_says_so(tmp_path: Path) -> None:
+    proto = _net(FP16)
+    then = helper.make_graph(
+        [helper.make_node("Neg", [proto.graph.output[0].name], ["t"])], "t", [],
+        [helper.make_tensor_value_info("t", FP16, None)],
+    )  # fmt: skip
+    other = helper.make_graph(
+        [helper.make_node("Abs", [proto.graph.output[0].name], ["e"])], "e", [],
+        [helper.make_tensor_value_info("e", FP16, None)],
+    )  # fmt: skip
+    proto.graph.input.append(helper.make_tensor_value_info("which", TensorProto.BOOL, []))
+    branches = {"then_branch": then, "else_branch": other}
+    proto.graph.node.append(helper.make_node("If", ["which"], ["z"], **branches))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("z", FP16, None))
+    onnx.save(proto, tmp_path / "m.onnx")
+    result = optimize(tmp_path / "m.onnx", None, RandomSamples(2))
+    (note,) = [note for note in result.notes if "FP16" in note]
+    assert (
+        note
+        == "FP16 tensors beside bodies of If, Loop or Scan stay FP16: nothing of them is quantized"
+    )
+    assert {group.decision for group in result.plan.groups} == {"float"}

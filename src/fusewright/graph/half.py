@@ -209,32 +209,3 @@ def holds_bfloat16(proto: onnx.ModelProto) -> bool:
         for v in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info)
     }
     return onnx.TensorProto.BFLOAT16 in stored | declared
-
-
-def widened(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with float32 for BF16 throughout: the same operators, to be looked at, not run.
-
-    Args:
-        proto: with its weights, and without local functions.
-    """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    graph = copy.graph
-    for tensor in graph.initializer:
-        _widen(tensor)
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        if value.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16:
-            value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                _widen(attribute.t)
-            if attribute.name in ("to", "dtype") and attribute.i == onnx.TensorProto.BFLOAT16:
-                attribute.i = onnx.TensorProto.FLOAT
-    return copy
-
-
-def _widen(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type == onnx.TensorProto.BFLOAT16:
-        values = onnx.numpy_helper.to_array(tensor).astype(np.float32)
-        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))

@@ -15,14 +15,14 @@ from fusewright.calibrate import ImageOptions, open_samples
 from fusewright.engine.profiles import described
 from fusewright.errors import ModelError, UsageError
 from fusewright.graph.convert import to_proto
-from fusewright.graph.half import holds_bfloat16, widened
+from fusewright.graph.half import holds_bfloat16
 from fusewright.graph.load import Source, load_weights, read_source, with_inner
 from fusewright.graph.model import Model
 from fusewright.graph.session import TensorSpec
 from fusewright.graph.walk import producer
 from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import Options
-from fusewright.pipeline.prepare import Preparation, plain
+from fusewright.pipeline.prepare import Preparation, in_float32, plain
 from fusewright.pipeline.run import make_plan
 from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.demand import data_inputs
@@ -60,14 +60,10 @@ def inspect(
     """
     options = Options().with_settings(settings)
     file = read_source(model)
-    readable = _readable(file)
-    source, reads = _without_pairs(readable)
+    source, reads = _without_pairs(in_float32(file))
     _refuse_idle(file, settings if reads else {})
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)
-    if readable is not file and not reads:
-        for group in plan.groups:
-            group.decision, group.reason = FLOAT, "BF16; quantizing starts from float32"
     if reads:
         reads = _by_normalized_name(reads, plan.model)
         nodes = node_index(plan.model.graph)
@@ -123,7 +119,8 @@ def compare(
         judged = rounding_twin(judged, source.interface.half)
     elif holds_blocks(other.proto):
         judged = with_emulated_blocks(load_weights(other), workspace.folder)
-    return compare_models(Path(first), judged, feeds, workspace.folder)[0]
+    reference = in_float32(source).proto if holds_bfloat16(source.proto) else Path(first)
+    return compare_models(reference, judged, feeds, workspace.folder)[0]
 
 
 def needs_twin(first: Source, second: Source) -> bool:
@@ -171,14 +168,6 @@ def _refuse_idle(file: Source, settings: Mapping[str, Any]) -> None:
         raise UsageError(
             f"--{option}: {file.path} is quantized already, its decisions are only read"
         )
-
-
-def _readable(source: Source) -> Source:
-    """The file, in float32 where it has BF16, which onnxruntime could not clean."""
-    proto = plain(source) if source.proto.functions else source.proto
-    if not holds_bfloat16(proto):
-        return source
-    return replace(source, proto=widened(plain(source)), on_disk=False, holds_weights=True)
 
 
 def _without_pairs(source: Source) -> tuple[Source, _Reads]:

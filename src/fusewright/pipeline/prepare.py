@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -23,6 +24,7 @@ from fusewright.graph.opset import (
 )
 from fusewright.graph.runnable import out_of_reach, runnable_part
 from fusewright.graph.session import naming
+from fusewright.graph.widen import holds_half, widen
 from fusewright.graph.workspace import Workspace, store_large
 from fusewright.match.matcher import Miss
 from fusewright.normalize import RULES, Outcome, Rule, normalize
@@ -250,6 +252,19 @@ def is_plain(source: Source) -> bool:
     scattered = any(is_small_external(t) for t in source.proto.graph.initializer)
     whole = source.on_disk and not source.proto.functions and not scattered
     return whole and not listed and not source.custom
+
+
+def in_float32(source: Source) -> Source:
+    """The file, in float32 where it has FP16 or BF16 tensors; its interface as it is.
+
+    One with custom operators stays as it is, since what they take is not known; so does an FP16
+    one with bodies (If, Loop, Scan), which would come out in float32.
+    """
+    if source.custom or has_half_bodies(source.proto) or not holds_half(source.proto):
+        return source
+    proto = plain(source)
+    widen(proto)
+    return replace(source, proto=proto, on_disk=False, holds_weights=True)
 
 
 def plain(source: Source) -> onnx.ModelProto:

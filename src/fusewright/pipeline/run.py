@@ -16,12 +16,13 @@ from fusewright.graph.load import Source, fingerprint, model_files, read_source
 from fusewright.graph.save import check_output
 from fusewright.graph.session import naming
 from fusewright.graph.symbols import bindings
+from fusewright.graph.widen import holds_half
 from fusewright.graph.workspace import Workspace
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
 from fusewright.pipeline.finish import finish
 from fusewright.pipeline.options import Options
-from fusewright.pipeline.prepare import Preparation, is_plain, plain, runnable
+from fusewright.pipeline.prepare import Preparation, in_float32, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.result import Result
 from fusewright.pipeline.searching import plan_beside
@@ -60,6 +61,7 @@ def optimize(
     source = read_source(model)
     target = _target(out, source, options)
     refuse_quantized(source)
+    source = in_float32(source)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
     with without_gc(job.proof.by_regions):
         return finish(lambda: _plan(job), job, target)
@@ -85,6 +87,7 @@ def apply(
     options = Options().with_settings(settings)
     target = _target(out, source, options)
     refuse_quantized(source)
+    source = in_float32(source)
     if calibration is None:
         best = {name: shape for name, (_, shape, _) in options.shapes.items()}
         calibration = RandomSamples(options.verify_samples, shapes=best)
@@ -132,6 +135,8 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
             workspace.folder if large else None,
         )
         details.append(f"{len(source.names)} nodes, opset {source.opset}")
+        if source.holds_weights:
+            details.append("its FP16 and BF16 as FP32")
         if source.custom:
             details.append(f"left alone: {', '.join(source.custom)} and what follows")
     return Job(source, samples, options, trace, proof, workspace=workspace)
@@ -165,6 +170,9 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
             f"left alone: custom operators {', '.join(source.custom)} and what depends on them"
             f" ({len(model.frozen)} nodes)"
         )
+    if holds_half(source.proto) and not source.holds_weights:
+        why = "custom operators" if source.custom else "bodies of If, Loop or Scan"
+        model.notes.append(f"FP16 tensors beside {why} stay FP16: nothing of them is quantized")
     with trace.stage("recognise") as details:
         plan, misses = recognise(model, known_misses=preparation.misses)
         for group in plan.groups:
