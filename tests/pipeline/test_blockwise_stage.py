@@ -92,10 +92,11 @@ def test_measured_as_numpy_computes_it(tmp_path: Path, form: str) -> None:
     assert again.relative == pytest.approx(noise, rel=1e-4)
 
 
+@pytest.mark.parametrize("rest", ["+fp16", "+bf16"])
 @pytest.mark.parametrize("form", ["nvfp4", "mxfp8"])
-def test_seen_by_the_other_commands(path: Path, tmp_path: Path, form: str) -> None:
+def test_seen_by_the_other_commands(path: Path, tmp_path: Path, form: str, rest: str) -> None:
     out = tmp_path / "out.onnx"
-    result = optimize(path, out, DATA, precision=f"{form}+fp16")
+    result = optimize(path, out, DATA, precision=f"{form}{rest}")
     plan = inspect(out)
     assert {g.nodes[0]: g.decision for g in plan.groups if g.decision != "float"} == {
         "up": form, "gate": form, "down": form

@@ -60,7 +60,8 @@ def inspect(
     """
     options = Options().with_settings(settings)
     file = read_source(model)
-    source, reads = _without_pairs(in_float32(file))
+    source, reads = _without_pairs(file)
+    source = in_float32(source)  # TensorRT's operators for blocks are gone
     _refuse_idle(file, settings if reads else {})
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)
