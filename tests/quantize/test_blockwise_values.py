@@ -68,6 +68,16 @@ def test_mxfp8_scale_is_the_smallest_that_holds(peak: float) -> None:
     assert np.float32(peak) > 448 * 2.0 ** (exponent - 1) or exponent == -126
 
 
+@pytest.mark.parametrize("factor", [1e30, 1e-25])
+def test_the_better_reach_of_large_and_small_values(factor: float) -> None:
+    """Their squares are beyond float32."""
+    values, scale = _values(64, 24), np.float32(2.0 ** np.round(np.log2(factor)))
+    plain = to_blocks(values, NVFP4, WEIGHT_REACHES)
+    with np.errstate(all="raise"):
+        found = to_blocks(values * scale, NVFP4, WEIGHT_REACHES)
+    assert np.array_equal(found.values, plain.values * scale)
+
+
 @pytest.mark.parametrize("form", [NVFP4, MXFP8], ids=lambda f: f.name)
 def test_zeros(form) -> None:
     values = _values(64, 4)

@@ -89,9 +89,13 @@ def to_blocks(values: np.ndarray, form: Format, reaches: Sequence[float] = (FP4_
 def _nvfp4(
     blocks: np.ndarray, wanted: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes, FP8 scales near the wanted steps, and the squared error of each block."""
-    scales = np.minimum(wanted / np.float32(scale), np.float32(FP8_MAX)).astype(_FP8)
-    steps = scales.astype(np.float32) * np.float32(scale)
+    """Codes, FP8 scales near the wanted steps, and the squared error of each block.
+
+    All in units of `scale`, a power of two: squares of the values themselves could overflow.
+    """
+    blocks, wanted = blocks / np.float32(scale), wanted / np.float32(scale)
+    scales = np.minimum(wanted, np.float32(FP8_MAX)).astype(_FP8)
+    steps = scales.astype(np.float32)
     codes = _codes(blocks, steps, FORMATS[NVFP4])
     errors = ((codes.astype(np.float32) * steps[:, None] - blocks) ** 2).sum(axis=1)
     return codes, scales, errors
