@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -17,7 +18,7 @@ pytest.importorskip("tensorrt_rtx", reason="needs pip install 'fusewright[rtx]'"
 BLACKWELL = BuildOptions(backend="tensorrt_rtx", sm=120)
 
 
-def _written(folder: Path, precision: str, shape: tuple[int, ...] = (2, 16, 96)) -> Path:
+def _written(folder: Path, precision: str, shape: tuple[int | str, ...] = (2, 16, 96)) -> Path:
     net = Net(17)
     x = net.input("x", *shape)
     for into, out in ((96, 384), (384, 96)):
@@ -44,8 +45,11 @@ def test_nvfp4_multiplies_in_four_bits(tmp_path: Path, rest: str) -> None:
     assert [group.qdq for group in report.groups] == [5, 5]
 
 
-def test_a_window_has_four_dimensions(tmp_path: Path) -> None:
-    report = build(_written(tmp_path, "nvfp4+fp16", (2, 4, 4, 96)), options=BLACKWELL)
+@pytest.mark.parametrize("batch", [2, "batch"])
+def test_a_window_has_four_dimensions(tmp_path: Path, batch: int | str) -> None:
+    sizes = {} if isinstance(batch, int) else {"x": tuple((n, 4, 4, 96) for n in (1, 4, 8))}
+    written = _written(tmp_path, "nvfp4+fp16", (batch, 4, 4, 96))
+    report = build(written, options=replace(BLACKWELL, shapes=sizes))
     products = [row for row in report.kernels if row.operation == "gemm"]
     assert [row.dtype for row in products] == ["FP4", "FP4"]
 

@@ -97,11 +97,15 @@ def test_the_linter_knows_one_operand_alone(form: str) -> None:
 
 
 @FORMS
-@pytest.mark.parametrize("shape", [("batch", 4, 3, 64), ("batch", "height", "width", 64), (64,)])
-def test_ranks_that_tensorrt_does_not_take(tmp_path: Path, form: str, shape: tuple) -> None:
+@pytest.mark.parametrize(
+    "shape",
+    [(2, 4, 3, 64), ("batch", 4, 3, 64), ("batch", "height", "width", 64), (64,),
+     ("batch", "features")],
+)  # fmt: skip
+def test_shapes_that_tensorrt_does_not_take(tmp_path: Path, form: str, shape: tuple) -> None:
     """Rows stand by themselves: the same rows in two dimensions give the same numbers."""
     x = np.random.default_rng(1).standard_normal((2, 4, 3, 64)).astype(np.float32)
-    x = x if len(shape) == 4 else x[0, 0, 0]
+    x = x if len(shape) == 4 else x[0, 0, 0] if len(shape) == 1 else x.reshape(-1, 64)
     found = []
     for dims, rows in ((shape, x), (("rows", 64), x.reshape(-1, 64))):
         net = Net(23)
@@ -116,7 +120,10 @@ def test_ranks_that_tensorrt_does_not_take(tmp_path: Path, form: str, shape: tup
         onnx.save(with_emulated_blocks(proto, tmp_path), path)
         found.append(run_session(open_session(path), {"x": rows})[0])
         ops = [node.op_type for node in proto.graph.node]
-        assert ops.count("Reshape") == (0 if len(dims) == 2 else 2)
-        assert ops.count("Shape") == (dims.count("height"))
+        assert ops.count("Reshape") == (0 if dims == ("rows", 64) else 2)
+        assert ops.count("Shape") == dims.count("height") + dims.count("features")
+        if dims == ("batch", 4, 3, 64):
+            values = {v.name: v.type.tensor_type.shape.dim for v in proto.graph.value_info}
+            assert [d.dim_value for d in values["x_rows"]] == [0, 3, 64], "FP4 in TensorRT-RTX"
     assert found[0].shape == (*x.shape[:-1], 48)
     assert np.array_equal(found[0].reshape(-1, 48), found[1])

@@ -101,8 +101,9 @@ class _Inserter:
     ) -> None:
         features = int(readers[0][0].inputs[1].shape[0])
         source = tensor
-        if tensor.shape is None or len(tensor.shape) not in _RANKS:
-            source = self._reshaped(tensor, "rows", [_rows(tensor.shape), features])
+        shape: Sequence[object] = tensor.shape or ()
+        if len(shape) not in _RANKS or not isinstance(shape[-1], int):
+            source = self._reshaped(tensor, "rows", [*_rows(shape), features])
         name, inputs, scale = source.name, [source], None
         attrs = {"axis": -1, "block_size": form.block}
         if form.name == NVFP4:
@@ -127,7 +128,7 @@ class _Inserter:
         scales = self._constant(f"{name}_block_scales", blocks.scales)
         codes = self._constant(f"{name}_codes", blocks.codes)
         self._put(self._restored(tensor, _Quantized(form, 0, codes, scales, scale)), readers)
-        if not tensor.outputs:
+        if not tensor.outputs and not any(tensor is output for output in self._graph.outputs):
             # A plan knows the weights of its groups by name.
             codes.name, tensor.name = name, ""
 
@@ -204,10 +205,15 @@ class _Inserter:
         self._new.append(gs.Node(op, name, attrs, inputs, outputs, domain=domain))
 
 
-def _rows(shape: Sequence[object] | None) -> int | None:
-    """How many rows the last axis has; None where that is open."""
-    sizes = [size for size in shape[:-1] if isinstance(size, int)] if shape is not None else []
-    return math.prod(sizes) if shape is not None and len(sizes) == len(shape) - 1 else None
+def _rows(shape: Sequence[object]) -> list[int | None]:
+    """Sizes of the rows along the last axis; None is open.
+
+    Behind one open axis TensorRT-RTX's GEMM is FP4 only where the axis in front of the last stays.
+    """
+    sizes = [size for size in shape[:-1] if isinstance(size, int)]
+    if shape and len(sizes) == len(shape) - 1:
+        return [math.prod(sizes)]
+    return [None, *sizes[-1:]] if len(shape) > 3 and isinstance(shape[-2], int) else [None]
 
 
 def _dtype(tensor: gs.Tensor) -> np.dtype:
