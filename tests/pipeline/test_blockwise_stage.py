@@ -113,6 +113,31 @@ def test_seen_by_the_other_commands(path: Path, tmp_path: Path, form: str, rest:
         optimize(out, None, DATA)
 
 
+@pytest.mark.parametrize("precision", ["int8+fp16", "nvfp4", "mxfp8+bf16"])
+def test_a_weight_that_is_an_output(tmp_path: Path, precision: str) -> None:
+    net = Net(17)
+    weight = net.draw(WIDTH, HIDDEN)
+    y = net.op("MatMul", net.input("x", 4, WIDTH), weight)
+    onnx.save(net.proto(y, weight), tmp_path / "net.onnx")
+    result = optimize(tmp_path / "net.onnx", tmp_path / "out.onnx", DATA, precision=precision)
+    errors = {output.name: output.relative for output in result.accuracy.outputs}
+    assert errors[weight] == 0 and 0.001 < errors[y] < 0.2
+    model = onnx.load(tmp_path / "out.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    stored = next(t for t in model.graph.initializer if t.name == weight)
+    assert np.array_equal(onnx.numpy_helper.to_array(stored), net.stored[weight])
+
+
+@pytest.mark.parametrize("form", ["nvfp4", "mxfp8"])
+def test_one_block_stays_float(tmp_path: Path, form: str) -> None:
+    net = Net(17)
+    y = net.op("MatMul", net.input("x", 4, BLOCK[form]), net.draw(BLOCK[form], 24), name="small")
+    onnx.save(net.proto(y), tmp_path / "net.onnx")
+    decided = _decisions(optimize(tmp_path / "net.onnx", None, DATA, precision=form).plan)
+    reason = f"{BLOCK[form]} input features, one {FORMATS[form].title} block: TensorRT asks for two"
+    assert decided["small"] == ("float", reason)
+
+
 def test_a_plan_holds_it(path: Path, tmp_path: Path) -> None:
     plan = tmp_path / "plan.yaml"
     result = optimize(path, tmp_path / "a.onnx", DATA, precision="nvfp4+fp16")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from fusewright.errors import ModelError
@@ -12,7 +13,7 @@ from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source
 from fusewright.graph.model import Model, trace_origins
 from fusewright.graph.shapes import infer_shapes
-from fusewright.graph.walk import toposort
+from fusewright.graph.walk import is_constant, toposort
 from fusewright.graph.workspace import Workspace, refer_to
 
 # graphsurgeon prints its warnings to stdout, where a pipeline expects our output.
@@ -58,6 +59,10 @@ def to_proto(graph: gs.Graph) -> onnx.ModelProto:
     graph.import_domains = [e for e in graph.import_domains if (e.domain or "") in used]
     with without_gc():
         proto: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    # graphsurgeon writes the stored tensors that nodes read, and no others.
+    written = {tensor.name for tensor in proto.graph.initializer}
+    unread = [t for t in graph.outputs if is_constant(t) and t.name not in written]
+    proto.graph.initializer.extend(OnnxExporter.export_tensor_proto(t) for t in unread)
     return proto
 
 

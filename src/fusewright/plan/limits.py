@@ -54,8 +54,13 @@ def _odd_block(group: Group, nodes: dict[str, gs.Node], form: Format) -> str | N
     weights = {group.parameters[name] for name in group.spec.weights if name in group.parameters}
     for member in group.members if form.block is not None else ():
         for tensor in nodes[member].inputs:
-            if tensor.name in weights and tensor.shape[0] % form.block:
-                return f"{tensor.shape[0]} input features, in {form.title} blocks of {form.block}"
+            if tensor.name not in weights:
+                continue
+            into = tensor.shape[0]
+            if into % form.block:
+                return f"{into} input features, in {form.title} blocks of {form.block}"
+            if into == form.block:
+                return f"{into} input features, one {form.title} block: TensorRT asks for two"
     return None
 
 

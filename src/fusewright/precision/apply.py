@@ -58,7 +58,7 @@ class _Editor:
                 _set_attributes(node, self.kind, self.flow)
         self.graph.nodes = self._with_casts()
         self._drop_idle_casts()
-        self.stored.keep_names()
+        self.stored.keep_names(self.graph.outputs)
 
     def _is_half(self, node: gs.Node) -> bool:
         return node.name in self.plan.half_nodes or id(node) in self._half_pairs
@@ -237,13 +237,14 @@ class _Stored:
         self._replaced.append((old, made))
         return made
 
-    def keep_names(self) -> None:
+    def keep_names(self, outputs: Iterable[gs.Tensor]) -> None:
         """Where nothing reads the float32 tensor any more, the new one takes its name.
 
-        A plan knows the weights of its groups by name.
+        A plan knows the weights of its groups by name. One that is an output of the model stays.
         """
+        fixed = {id(tensor) for tensor in outputs}
         for old, made in self._replaced:
-            if not old.outputs and old.name:
+            if not old.outputs and old.name and id(old) not in fixed:
                 made.name, old.name = old.name, ""
 
 

@@ -215,6 +215,7 @@ class _Emulation:
         del self._graph.node[:]
         self._graph.node.extend(kept)
         used = {name for node in kept for name in node.input}
+        used |= {output.name for output in self._graph.output}
         stored = [t for t in self._graph.initializer if t.name in used]
         del self._graph.initializer[:]
         self._graph.initializer.extend(stored)
