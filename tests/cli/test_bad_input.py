@@ -142,6 +142,31 @@ BAD_CASES: dict[str, tuple[Case, int, tuple[str, ...]]] = {
     "int4 method of int8": (_plain("--int4-method", "awq"), 2, ("--int4-method", "int4+fp16")),
     "block size": (_plain("--precision", "int4", "--block-size", "48"), 2, ("48", "32, 64, 128")),
     "block size of int8": (_plain("--block-size", "64"), 2, ("--block-size", "int4+fp16")),
+    "block size of nvfp4": (
+        _plain("--precision", "nvfp4", "--block-size", "32"),
+        2,
+        ("--block-size is for INT4",),
+    ),
+    "smooth of fp8": (
+        _plain("--precision", "fp8", "--smooth", "0.5"),
+        2,
+        ("--smooth is for INT8", "int8+fp16"),
+    ),
+    "channels of nvfp4": (
+        _plain("--precision", "nvfp4", "--per-tensor-weights"),
+        2,
+        ("--per-tensor-weights is for INT8, FP8",),
+    ),
+    "residual of mxfp8": (
+        _plain("--precision", "mxfp8+fp16", "--int8-residual"),
+        2,
+        ("--int8-residual is for INT8",),
+    ),
+    "percentile of mxfp8": (
+        _plain("--precision", "mxfp8", "--method", "percentile", "--percentile", "99"),
+        2,
+        ("--percentile is for INT8, FP8, NVFP4",),
+    ),
     "smooth": (_plain("--smooth", "1.5"), 2, ("1.5", "off, auto")),
     "search": (_plain("--search", "all"), 2, ("all", "off, plan, latency")),
     "search without pairs": (_plain("--search", "plan", "--precision", "fp32"), 2, ("fp32",)),

@@ -161,7 +161,7 @@ def test_mixed_with_fp8_and_int8(path: Path) -> None:
     [
         ({"target": "h100"}, r"no NVFP4 \(it begins with SM 100\); it has"),
         ({"target": "tensorrt-8.6"}, "has no NVFP4"),
-        ({"search": "plan"}, "nvfp4.fp16 has no Q/DQ pairs to place"),
+        ({"search": "plan"}, "nvfp4.fp16 has no Q/DQ pairs to place: NVFP4 is"),
         ({"group_precision": ("conv=nvfp4",)}, "is for the weights of Linears"),
         ({"group_precision": ("odd=mxfp8",)}, "40 input features, in MXFP8 blocks of 32"),
     ],

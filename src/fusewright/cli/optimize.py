@@ -166,25 +166,48 @@ def optimize(
     _finish(terminal, result, json_file, build, ranges)
 
 
+# Option → the formats that it means something to.
+_IS_FOR = {
+    "int4_method": ("int4",),
+    "block_size": ("int4",),
+    "per_tensor_weights": ("int8", "fp8"),
+    "smooth": ("int8",),
+    "int8_residual": ("int8", "fp8"),
+    "percentile": ("int8", "fp8", "nvfp4"),
+}
+
+
 def _settle(settings: dict[str, Any]) -> None:
     """Refuses options that would be without effect, and drops those not given."""
+    _refuse_idle(settings)
     method = settings["method"]
     if settings["percentile"] is None:
         del settings["percentile"]
     elif method != "percentile":
         raise UsageError(f"--percentile is for --method percentile, not {method}")
-    asked = (settings["precision"] or "", *settings["group_precision"])
-    in_four_bits = settings["plan"] is not None or any("int4" in text.lower() for text in asked)
     for name in ("int4_method", "block_size"):
         if settings[name] is None:
             del settings[name]
-        elif not in_four_bits:
-            option = name.replace("_", "-")
-            raise UsageError(f"--{option} is for INT4: --precision int4+fp16, or PATTERN=int4")
     if settings["search_budget"] is None:
         del settings["search_budget"]
     elif settings["search"] == "off":
         raise UsageError("--search-budget without a search: add --search plan")
+
+
+def _refuse_idle(settings: dict[str, Any]) -> None:
+    """Refuses options for formats that are not asked for; a plan file may have any."""
+    from fusewright.target import FORMATS, Precision
+
+    if settings["plan"] is not None:
+        return
+    asked = {text.rpartition("=")[2].strip().lower() for text in settings["group_precision"]}
+    precision = settings["precision"]
+    asked.add("int8" if precision is None else Precision.parse(precision).quantized)
+    for name, formats in _IS_FOR.items():
+        if settings[name] not in (None, False, "auto", "off") and not asked & set(formats):
+            titles = ", ".join(FORMATS[known].title for known in formats)
+            example = f"--precision {formats[0]}+fp16, or PATTERN={formats[0]}"
+            raise UsageError(f"--{name.replace('_', '-')} is for {titles}: {example}")
 
 
 def _run(

@@ -132,6 +132,8 @@ class Options:
             why = ""
             if form is not None and form.weights_only:
                 why = f": in {form.title} there are weights alone, left float by --exclude"
+            elif form is not None:
+                why = f": {form.title} is quantized where it is read, and nowhere else"
             raise UsageError(
                 f"--search: precision {self.formats.text} has no Q/DQ pairs to place{why}"
             )
