@@ -60,10 +60,18 @@ def dequantized_reads(graph: gs.Graph) -> dict[str, dict[int, str]]:
     found: dict[str, dict[int, str]] = {}
     for node in graph.nodes:
         for slot, tensor in enumerate(node.inputs if node.outputs else ()):
-            pair = next((p for p in tensor.inputs if p.op in DEQUANTIZERS), None)
+            pair = _pair_of(tensor)
             if pair is not None:
                 found.setdefault(str(node.name or node.outputs[0].name), {})[slot] = _type(pair)
     return found
+
+
+def _pair_of(tensor: gs.Tensor) -> gs.Node | None:
+    """The DequantizeLinear behind a tensor; ModelOpt has Casts, and turns weights, behind it."""
+    node = next(iter(tensor.inputs), None)
+    while node is not None and node.op in ("Cast", "Transpose"):
+        node = next(iter(node.inputs[0].inputs), None)
+    return node if node is not None and node.op in DEQUANTIZERS else None
 
 
 def _type(dequantize: gs.Node) -> str:

@@ -38,7 +38,10 @@ def _strip(graph: gs.Graph) -> list[str]:
         if source is None:
             continue
         found.append(source.name)
-        if _changes_type(node):
+        to, node.domain = _cast_to(node, source), None
+        if to is not None:
+            node.op, node.attrs, node.inputs = "Cast", {"to": to}, [source]
+        elif _changes_type(node):
             # Float32 on one side of the pair and half on the other: a Cast does what is left.
             node.op, node.attrs, node.inputs = "CastLike", {}, [source, node.inputs[1]]
         elif not bypass(graph, node, source):
@@ -47,6 +50,27 @@ def _strip(graph: gs.Graph) -> list[str]:
     used = [n for n in reversed(graph.nodes) if n.outputs and _is_used(n, graph)]
     graph.nodes = used[::-1]
     return found
+
+
+def _cast_to(dequantize: gs.Node, source: gs.Tensor) -> int | None:
+    """The type that a pair of blocks restores to, where what it quantizes has another.
+
+    ModelOpt restores MXFP8 to half whatever comes in, and NVFP4 to the float32 of its scale.
+    """
+    maker = producer(dequantize.inputs[0])
+    if maker is None or maker.op not in (NVFP4_QUANTIZE, MXFP8_QUANTIZE) or source.dtype is None:
+        return None
+    before = _onnx_type(source.dtype)
+    if maker.op == MXFP8_QUANTIZE:
+        after = int(dequantize.attrs.get("output_dtype", onnx.TensorProto.FLOAT))
+    else:
+        after = _onnx_type(maker.inputs[1].dtype)
+    return None if before == after else after
+
+
+def _onnx_type(dtype: object) -> int:
+    # graphsurgeon keeps ONNX's number of a type that NumPy lacks.
+    return dtype if type(dtype) is int else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))  # type: ignore[call-overload]
 
 
 def _changes_type(dequantize: gs.Node) -> bool:

@@ -25,7 +25,7 @@ _QUANTIZE = {NVFP4_QUANTIZE: "NVFP4", MXFP8_QUANTIZE: "MXFP8"}
 _DEQUANTIZE = "DequantizeLinear"
 
 # E2M1 has steps of 1/2 below 2, of 1 below 4 and of 2 up to 6, with ties to even; a block whose
-# scale rounds to 0 is 0. `scale` has the type of x.
+# scale rounds to 0 is 0. `scale` has the type of y.
 _NVFP4 = """
 <domain: "fusewright.blocks", opset_import: ["" : OPSET]>
 NVFP4 (x, scale) => (y)
@@ -66,15 +66,15 @@ NVFP4 (x, scale) => (y)
     codes = Mul (nearest, grid)
     restored = Mul (codes, steps)
     flat = Reshape (restored, shape)
-    y = CastLike (flat, x)
+    y = CastLike (flat, scale)
 }
 """
 
 # The scale is the smallest power of two by which the block fits into FP8: its logarithm may be off
-# by a rounding, which the two comparisons mend.
+# by a rounding, which the two comparisons mend. `like` has the type of y.
 _MXFP8 = """
 <domain: "fusewright.blocks", opset_import: ["" : OPSET]>
-MXFP8 (x) => (y)
+MXFP8 (x, like) => (y)
 {
     wide = Cast <to = 1> (x)
     shape = Shape (x)
@@ -107,7 +107,7 @@ MXFP8 (x) => (y)
     codes = Cast <to = 1> (rounded)
     restored = Mul (codes, steps)
     flat = Reshape (restored, shape)
-    y = CastLike (flat, x)
+    y = CastLike (flat, like)
 }
 """
 
@@ -164,9 +164,19 @@ class _Emulation:
                 if last.op_type not in (_DEQUANTIZE, MXFP8_DEQUANTIZE):
                     raise ModelError(f"'{last.name}' reads the codes of '{node.name}'")
                 self._gone.update(id(n) for n in self._readers.get(node.output[1], ()))
+                inputs = [*node.input, *([self._like(last)] if len(node.input) == 1 else [])]
                 self._calls[id(last)] = helper.make_node(
-                    _QUANTIZE[node.op_type], node.input, last.output, last.name, domain=_DOMAIN
+                    _QUANTIZE[node.op_type], inputs, last.output, last.name, domain=_DOMAIN
                 )
+
+    def _like(self, dequantize: onnx.NodeProto) -> str:
+        """Name of a stored number of the type that an MXFP8 pair restores to."""
+        kind = number(dequantize, "output_dtype", onnx.TensorProto.FLOAT)
+        name = f"{_DOMAIN}.{kind}"
+        if name not in self._stored:
+            self._stored[name] = helper.make_tensor(name, kind, [], [0.0])
+            self._graph.initializer.append(self._stored[name])
+        return name
 
     def weights(self) -> None:
         """Floats in place of stored codes."""
@@ -194,7 +204,7 @@ class _Emulation:
                     raise ModelError(f"'{node.name}': FP4 codes without FP8 scales")
                 self._gone.add(id(maker))
                 whole = self._array(maker.input[1])
-                scales, scale, dtype = self._array(maker.input[0]), float(whole), whole.dtype
+                scales, scale, dtype = self._array(maker.input[0]), float(whole.item()), whole.dtype
             else:
                 continue
             axis = number(node, "axis", 1)
