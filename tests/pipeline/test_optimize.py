@@ -258,3 +258,12 @@ def test_detections_of_another_number_do_not_fail_the_run(tmp_path: Path) -> Non
     result = optimize(tmp_path / "net.onnx", tmp_path / "out.onnx", RandomSamples(3))
     assert result.accuracy is not None
     assert result.accuracy.outputs[0].relative == math.inf  # another shape
+
+
+def test_compare_of_files_whose_every_tensor_is_external(tmp_path: Path) -> None:
+    """onnxruntime infers no shapes from a stored shape that lies elsewhere."""
+    net, path = Net(), tmp_path / "net.onnx"
+    y = net.op("MatMul", net.op("Reshape", net.input("x", 4, 8, 8), [4, 64]), net.draw(64, 8))
+    options = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
+    onnx.save(net.proto(y), path, **options)
+    assert compare(path, path, DATA).worst.relative == 0

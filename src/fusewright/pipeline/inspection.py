@@ -16,6 +16,7 @@ from fusewright.engine.profiles import described
 from fusewright.errors import ModelError, UsageError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.half import holds_bfloat16
+from fusewright.graph.light import is_small_external
 from fusewright.graph.load import Source, load_weights, read_source, with_inner
 from fusewright.graph.model import Model
 from fusewright.graph.session import TensorSpec
@@ -113,15 +114,23 @@ def compare(
     source, other = read_source(first), read_source(second)
     _require_same_interface(source, other)
     feeds = open_samples(data, source.interface.inputs, images).limit(samples)
-    judged: Path | onnx.ModelProto = Path(second)
+    judged = _as_given(other)
     workspace = Workspace()
     if needs_twin(source, other):
         judged = with_emulated_blocks(load_weights(other), workspace.folder)
         judged = rounding_twin(judged, source.interface.half)
     elif holds_blocks(other.proto):
         judged = with_emulated_blocks(load_weights(other), workspace.folder)
-    reference = in_float32(source).proto if holds_bfloat16(source.proto) else Path(first)
+    reference = _as_given(source)
+    if holds_bfloat16(source.proto):
+        reference = in_float32(source).proto
     return compare_models(reference, judged, feeds, workspace.folder)[0]
+
+
+def _as_given(source: Source) -> Path | onnx.ModelProto:
+    """The file; the model where all its tensors are external: onnxruntime would infer no shapes."""
+    scattered = any(is_small_external(tensor) for tensor in source.proto.graph.initializer)
+    return load_weights(source) if scattered else source.path
 
 
 def needs_twin(first: Source, second: Source) -> bool:
