@@ -276,3 +276,16 @@ def _core(target: str, form: str, precision: str = "int8", **details: Any) -> An
     plan.precision = precision
     decide(plan, Rules(target=find_target(target), quantized=form))
     return core, plan
+
+
+@pytest.mark.parametrize(
+    ("form", "why"),
+    [("nvfp4", "NVFP4 is for the weights of Linears"), ("int4", "INT4 is for the weights of")],
+)
+def test_a_note_where_nothing_is_quantized(form: str, why: str) -> None:
+    rules = Rules(quantized=form)
+    plan = plan_of(lambda net: net.conv(net.input("x", 1, 3, 8, 8), 4, 3), rules)
+    (note,) = [note for note in plan.model.notes if note.startswith("nothing")]
+    assert note.startswith(f"nothing is quantized to {form.upper()}: {why}")
+    plan = plan_of(lambda net: net.op("MatMul", net.input("x", 4, 32), net.draw(32, 8)), rules)
+    assert not [note for note in plan.model.notes if note.startswith("nothing")]

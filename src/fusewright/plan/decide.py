@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -78,7 +79,7 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
         group.reason = why_not or "its contract: " + _contract(group, plan)
         _settle_details(group, nodes, plan)
     settle(plan)
-    _note(plan)
+    _note(plan, rules.quantized)
 
 
 def _settle_details(group: Group, nodes: dict[str, gs.Node], plan: Plan) -> None:
@@ -119,10 +120,14 @@ def _asked(plan: Plan, requests: Sequence[str], nodes: dict[str, gs.Node]) -> di
     return found
 
 
-def _note(plan: Plan) -> None:
+def _note(plan: Plan, wanted: str | None) -> None:
     """Says what the plan's formats and the target ask for beyond the decisions."""
     engine, opset = plan.target.engine, plan.model.opset
     found = []
+    if wanted is not None and not any(group.is_quantized for group in plan.groups):
+        reasons = Counter(group.reason for group in plan.groups if group.spec.weights)
+        why = max(reasons, key=reasons.__getitem__, default="no group has weights")
+        found.append(f"nothing is quantized to {FORMATS[wanted].title}: {why}")
     if not engine.local_functions:
         found.append(f"{plan.target} parses no local functions: groups stay nodes")
     if opset > engine.opsets[1]:
