@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from building import Net, as_model
 
-from fusewright.plan.decide import decide
+from fusewright.plan.decide import Rules, decide
 from fusewright.plan.plan import Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.placement import Placement, place
@@ -20,9 +20,9 @@ def _block(net: Net, x: str, width: int = 8) -> str:
     return net.op("Add", x, net.op("MatMul", y, net.draw(width, width)))
 
 
-def _plan(net: Net, *outputs: str) -> Plan:
+def _plan(net: Net, *outputs: str, rules: Rules = Rules()) -> Plan:  # noqa: B008 - frozen
     plan, _ = recognise(as_model(net.proto(*outputs), clean=True))
-    decide(plan)
+    decide(plan, rules)
     return plan
 
 
@@ -57,6 +57,19 @@ def test_branch_gets_no_pair(plan: Plan) -> None:
         for node, i in adds:
             other = node.inputs[1 - i]
             assert other.inputs[0].op == "MatMul" and other.name != site.tensor
+
+
+def test_the_stream_is_not_of_a_format_in_blocks() -> None:
+    """Most Linears are NVFP4; the second block reads its norm in INT8, and so the stream."""
+    net = Net(23)
+    y = _block(net, net.op("Exp", net.input("x", 2, 5, 64)), 64)
+    y = _block(net, y, 64)
+    linears = [node.name for node in net.nodes if node.op_type == "MatMul"]
+    plan = _plan(net, y, rules=Rules(quantized="nvfp4", group_precision=(f"{linears[2]}=int8",)))
+    assert len(stream_tensors(plan)) == 1
+    placement = place(plan, stream_tensors(plan))
+    stream = next(s for s in placement.activations if s.tensor in stream_tensors(plan))
+    assert stream.format == "int8" and len(stream.readers) == 2
 
 
 def test_norm_whose_output_is_float_reads_float() -> None:

@@ -19,7 +19,7 @@ from fusewright.graph.layout import data_readers
 from fusewright.graph.walk import is_constant
 from fusewright.plan.demand import Edge, data_inputs, demanded_edges, edge, formats_of
 from fusewright.plan.plan import Group, Plan, node_index
-from fusewright.quantize.residual import residual_edges
+from fusewright.quantize.residual import residual_edges, stream_format
 from fusewright.target import FORMATS
 from fusewright.target.precision import INT8
 
@@ -127,7 +127,7 @@ def place(plan: Plan, residual: Collection[str] = ()) -> Placement:
 
     Args:
         plan: what is quantized.
-        residual: those of the `stream_tensors` that get a pair too, in the commonest format.
+        residual: those of the `stream_tensors` that get a pair too, in the `stream_format`.
     """
     if not any(group.is_quantized for group in plan.groups):
         return Placement((), (), {})
@@ -137,7 +137,7 @@ def place(plan: Plan, residual: Collection[str] = ()) -> Placement:
     fixed: dict[str, float] = {}
     for name in formats_of(plan.groups):
         placing = _Placing(plan, nodes, name, taken=frozenset((*observe, *fixed)))
-        placing.run(residual if not sites and FORMATS[name].block is None else ())
+        placing.run(residual if name == stream_format(plan) else ())
         sites += placing.sites
         observe |= placing.observe
         fixed |= placing.fixed

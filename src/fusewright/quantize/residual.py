@@ -14,14 +14,20 @@ from fusewright.graph.walk import is_constant
 from fusewright.match.linear import linear_at
 from fusewright.plan.demand import Edge, demanded_edges, edge, formats_of, is_wholly_demanded
 from fusewright.plan.plan import Plan, node_index
+from fusewright.target import FORMATS
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 
 
+def stream_format(plan: Plan) -> str | None:
+    """The format of a quantized stream: the plan's commonest one, but for those in blocks."""
+    return next((name for name in formats_of(plan.groups) if FORMATS[name].block is None), None)
+
+
 def stream_tensors(plan: Plan) -> frozenset[str]:
-    """The tensors of the stream that can have a pair: it is of the plan's commonest format."""
-    formats, nodes = formats_of(plan.groups), node_index(plan.model.graph)
-    groups = [group for group in plan.groups if group.decision in formats[:1]]
+    """The tensors of the stream that can have a pair, in the format of the stream."""
+    form, nodes = stream_format(plan), node_index(plan.model.graph)
+    groups = [group for group in plan.groups if group.decision == form]
     return frozenset(t.name for t in residual_edges(plan, demanded_edges(groups, nodes)).values())
 
 
