@@ -6,8 +6,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 import pytest
 
+from fusewright.graph.dtypes import onnx_type
 from fusewright.precision.kinds import KINDS
-from fusewright.precision.types import FLOAT, ElementTypes, Slots, onnx_type, slots_of
+from fusewright.precision.types import FLOAT, ElementTypes, Slots, slots_of
 
 F32, I8, I64, BOOL = np.float32, np.int8, np.int64, np.bool_
 

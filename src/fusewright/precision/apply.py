@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import onnx_type
 from fusewright.graph.edit import Names, bypass, redirect
 from fusewright.graph.walk import captured, is_constant, peek, producer
 from fusewright.graph.workspace import Workspace
@@ -14,7 +15,7 @@ from fusewright.precision.flow import Flow
 from fusewright.precision.kinds import KINDS, HalfKind
 from fusewright.precision.plan import HalfPlan
 from fusewright.precision.scales import half_scale
-from fusewright.precision.types import DEQUANTIZE, FLOAT, QUANTIZE, onnx_type
+from fusewright.precision.types import DEQUANTIZE, FLOAT, QUANTIZE
 
 
 def apply_half(graph: gs.Graph, plan: HalfPlan, workspace: Workspace | None = None) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import onnx_type
 from fusewright.graph.walk import STANDARD_DOMAINS, attribute, is_constant, toposort
 from fusewright.precision.kinds import HalfKind
 
@@ -160,11 +160,3 @@ _NUMBERS = {
     if name != "UNDEFINED"
 }
 _NAMES = {number: name for name, number in _NUMBERS.items()}
-
-
-def onnx_type(dtype: object) -> int:
-    """A NumPy type, or the number that graphsurgeon keeps where NumPy has none, as that number."""
-    if isinstance(dtype, int):
-        return dtype
-    number: int = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))  # type: ignore[call-overload]
-    return number

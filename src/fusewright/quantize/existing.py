@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx.helper import np_dtype_to_tensor_dtype
 
 from fusewright.errors import ModelError
+from fusewright.graph.dtypes import onnx_type
 from fusewright.graph.load import Source, with_inner
 from fusewright.quantize.strip import DEQUANTIZERS, QUANTIZERS
 from fusewright.target import format_of
@@ -85,8 +85,7 @@ def _type(dequantize: gs.Node) -> str:
     known = format_of(told)
     if known is not None:
         return known.name
-    number = told if isinstance(told, int) else np_dtype_to_tensor_dtype(np.dtype(told))
-    return onnx.TensorProto.DataType.Name(number).lower()
+    return onnx.TensorProto.DataType.Name(onnx_type(told)).lower()
 
 
 def _dtype(tensor: gs.Tensor) -> Any:

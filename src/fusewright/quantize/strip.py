@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import onnx_type
 from fusewright.graph.edit import bypass
 from fusewright.graph.walk import is_constant, peek, producer
 from fusewright.quantize.blockwise.values import dequantized
@@ -60,17 +61,12 @@ def _cast_to(dequantize: gs.Node, source: gs.Tensor) -> int | None:
     maker = producer(dequantize.inputs[0])
     if maker is None or maker.op not in (NVFP4_QUANTIZE, MXFP8_QUANTIZE) or source.dtype is None:
         return None
-    before = _onnx_type(source.dtype)
+    before = onnx_type(source.dtype)
     if maker.op == MXFP8_QUANTIZE:
         after = int(dequantize.attrs.get("output_dtype", onnx.TensorProto.FLOAT))
     else:
-        after = _onnx_type(maker.inputs[1].dtype)
+        after = onnx_type(maker.inputs[1].dtype)
     return None if before == after else after
-
-
-def _onnx_type(dtype: object) -> int:
-    # graphsurgeon keeps ONNX's number of a type that NumPy lacks.
-    return dtype if type(dtype) is int else onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))  # type: ignore[call-overload]
 
 
 def _changes_type(dequantize: gs.Node) -> bool:

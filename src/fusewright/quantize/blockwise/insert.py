@@ -23,6 +23,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from fusewright.graph.dtypes import numpy_type, onnx_type
 from fusewright.graph.edit import Names
 from fusewright.graph.walk import peek
 from fusewright.plan.plan import node_index
@@ -107,7 +108,9 @@ class _Inserter:
         name, inputs, scale = source.name, [source], None
         attrs = {"axis": -1, "block_size": form.block}
         if form.name == NVFP4:
-            scale = self._constant(f"{name}_scale", global_scale(threshold, _dtype(tensor)))
+            scale = self._constant(
+                f"{name}_scale", global_scale(threshold, numpy_type(tensor.dtype))
+            )
             inputs.append(scale)
             attrs["scale_type"], op, kind = _FP8_TYPE, NVFP4_QUANTIZE, _FP8
         else:
@@ -124,7 +127,9 @@ class _Inserter:
     def weight(self, tensor: gs.Tensor, readers: _Readers, form: Format) -> None:
         name, blocks, scale = tensor.name, to_blocks(peek(tensor), form, WEIGHT_REACHES), None
         if form.name == NVFP4:
-            scale = self._constant(f"{name}_scale", np.asarray(blocks.scale, _dtype(tensor)))
+            scale = self._constant(
+                f"{name}_scale", np.asarray(blocks.scale, numpy_type(tensor.dtype))
+            )
         scales = self._constant(f"{name}_block_scales", blocks.scales)
         codes = self._constant(f"{name}_codes", blocks.codes)
         self._put(self._restored(tensor, _Quantized(form, 0, codes, scales, scale)), readers)
@@ -149,7 +154,7 @@ class _Inserter:
         name, attrs = old.name, {"axis": source.axis, "block_size": source.form.block}
         restored = self._variable(f"{name}_restored", old.dtype, old.shape)
         if source.scale is None:
-            attrs["output_dtype"] = onnx.helper.np_dtype_to_tensor_dtype(_dtype(old))
+            attrs["output_dtype"] = onnx_type(old.dtype)
             self._node(MXFP8_DEQUANTIZE, name, attrs, [source.codes, source.scales], [restored])
             return restored
         steps = self._variable(f"{name}_steps", old.dtype, source.scales.shape)
@@ -214,10 +219,3 @@ def _rows(shape: Sequence[object]) -> list[int | None]:
     if shape and len(sizes) == len(shape) - 1:
         return [math.prod(sizes)]
     return [None, *sizes[-1:]] if len(shape) > 3 and isinstance(shape[-2], int) else [None]
-
-
-def _dtype(tensor: gs.Tensor) -> np.dtype:
-    """Its type; graphsurgeon keeps ONNX's number of one that NumPy lacks."""
-    number = tensor.dtype
-    known = onnx.helper.tensor_dtype_to_np_dtype(number) if type(number) is int else number
-    return np.dtype(known)
