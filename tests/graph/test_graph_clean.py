@@ -58,6 +58,19 @@ def test_nothing_is_fused() -> None:
     assert "ConvBNFusion" in LEFT_OUT
 
 
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_an_rnn_has_one_activation_per_direction(direction: str) -> None:
+    net, both = Net(), 2 if direction == "bidirectional" else 1
+    weights = net.draw(both, 4, 3), net.draw(both, 4, 4)
+    y = net.op("RNN", net.input("x", 5, 1, 3), *weights, hidden_size=4, direction=direction)
+    proto = net.proto(y)
+    cleaned = clean(proto)
+    (node,) = cleaned.graph.node
+    given = {a.name: list(a.strings) for a in node.attribute}
+    assert given["activations"] == [b"Tanh"] * both
+    assert_equal(proto, cleaned)
+
+
 def test_only_used_domains_are_imported() -> None:
     net = Net()
     cleaned = clean(net.proto(net.op("Relu", net.input("x", 1, 4))))

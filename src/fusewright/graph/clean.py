@@ -127,6 +127,7 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
     proto = onnx.load(str(written), load_external_data=not keeps)
     remove_inserted_casts(proto, workspace.folder)
     _rename_inlined(proto.graph)
+    _cut_activations(proto.graph)
     used = {n.domain for n in with_inner(proto.graph.node)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]
     del proto.opset_import[:]
@@ -154,6 +155,19 @@ def _rename_inlined(graph: onnx.GraphProto) -> None:
             tensor.name = rename(tensor.name)
         for value in (*inner.value_info, *inner.output):
             value.name = rename(value.name)
+
+
+def _cut_activations(graph: onnx.GraphProto) -> None:
+    """Leaves an RNN one activation per direction, in place.
+
+    onnxruntime writes the schema's default of two into each, which TensorRT refuses.
+    """
+    for node in with_inner(graph.node):
+        if node.op_type == "RNN":
+            given = {attribute.name: attribute for attribute in node.attribute}
+            both = "direction" in given and given["direction"].s == b"bidirectional"
+            if "activations" in given:
+                del given["activations"].strings[2 if both else 1 :]
 
 
 def _with_subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
