@@ -12,7 +12,7 @@ from attending import WIDTH
 from building import Net, as_model, assert_equal
 from windows import Block, attend_in_windows, block_of, norm, partition, reverse, swin
 
-from fusewright import RandomSamples, optimize
+from fusewright import RandomSamples, inspect, optimize
 from fusewright.engine.build import BuildOptions, build
 from fusewright.graph.convert import to_proto
 from fusewright.plan.collapse import collapse
@@ -122,6 +122,17 @@ def test_in_the_pipeline(tmp_path: Path, precision: str) -> None:
     assert len(found) == 1
     assert result.proofs["order"].is_within(1e-5)
     assert not result.trace.undone()
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["collapsed", "flat"])
+def test_is_read_back(tmp_path: Path, flat: bool) -> None:
+    """With the norm behind the partition, the windows are still found."""
+    source, out = tmp_path / "m.onnx", tmp_path / "out.onnx"
+    onnx.save(_proto(SHIFTED), source)
+    result = optimize(source, out, RandomSamples(2), precision="fp16", flat=flat)
+    assert [e.name for e in result.trace if e.stage == "order" and e.what == "match"]
+    assert result.plan.counts()["SwinWindowPartition"] == 1
+    assert inspect(out).counts() == result.plan.counts()
 
 
 def test_one_kernel_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ comes out is the same.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
@@ -23,6 +24,7 @@ from fusewright.match.linear import Linear, linear_at
 from fusewright.match.projection import Projection, projection_of
 from fusewright.match.scene import Scene
 
+_NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 
@@ -131,12 +133,42 @@ def windowing_of(attention: Attention) -> Windowing | str:
 
 
 def _find(attention: Attention) -> Windowing | str:
-    scene, projection = attention.scene, projection_of(attention)
+    projection = projection_of(attention)
     if isinstance(projection, str):
         return projection
     if len(projection.inputs) != 1:
         return "q, k and v of several maps"
-    region = _partition(projection, scene)
+    found: tuple[Region, Window] | str = ""
+    for x, readers in _windows(projection):
+        found = _partitioned(x, readers, attention)
+        if not isinstance(found, str):
+            break
+    if isinstance(found, str):
+        return found
+    region, window = found
+    output = output_linear(attention)
+    reverse = _reverse(output, window, attention)
+    return Windowing(window, region, output, reverse)
+
+
+def _windows(projection: Projection) -> Iterator[tuple[gs.Tensor, list[gs.Node]]]:
+    """What may be the map in windows, with its readers: what the projection reads, or its norm.
+
+    The norm is in front of the partition in most files, and behind it in those of this package.
+    """
+    (x,) = projection.inputs
+    node = producer(x)
+    while node is not None and node.op in _VIEWS:
+        node = producer(node.inputs[0])
+    if node is not None and node.op in _NORMS:
+        yield node.inputs[0], [node]
+    yield x, [node for linear in projection.linears for node in linear.nodes]
+
+
+def _partitioned(
+    x: gs.Tensor, readers: list[gs.Node], attention: Attention
+) -> tuple[Region, Window] | str:
+    region = _partition(x, readers, attention.scene)
     if isinstance(region, str):
         return region
     window = _cut(region, attention)
@@ -144,15 +176,11 @@ def _find(attention: Attention) -> Windowing | str:
         return window
     if window.covers_map and not has_position_bias(attention):
         return "a plain reshape, and no position bias"
-    output = output_linear(attention)
-    reverse = _reverse(output, window, attention)
-    return Windowing(window, region, output, reverse)
+    return region, window
 
 
-def _partition(projection: Projection, scene: Scene) -> Region | str:
-    """The layout between the map and the projection, closed to everything else."""
-    (x,) = projection.inputs
-    readers = [node for linear in projection.linears for node in linear.nodes]
+def _partition(x: gs.Tensor, readers: list[gs.Node], scene: Scene) -> Region | str:
+    """The layout between the map and what reads its windows, closed to everything else."""
     stops: list[gs.Tensor] = []
     while True:
         region = region_behind([x], scene.opset, stops)

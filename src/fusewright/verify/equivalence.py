@@ -17,6 +17,7 @@ from fusewright.errors import DataError, ModelError
 from fusewright.graph.clean import open_folded
 from fusewright.graph.light import stored_bytes
 from fusewright.graph.session import Feed, naming, open_session, run_session
+from fusewright.verify.outputs import with_float_outputs
 from fusewright.verify.weights import with_computed_weights
 
 # Where the reference is all zeros there is no relative error.
@@ -100,7 +101,9 @@ class Reference:
         if not feeds:
             raise DataError("no sample to verify with")
         self.feeds, self.folder = list(feeds), folder
-        session = _open(model, folder)
+        original = model if isinstance(model, Path) else with_float_outputs(model)
+        self._in_float = original is not model
+        session = _open(original, folder)
         self.names = [output.name for output in session.get_outputs()]
         self.outputs = [run_session(session, feed, self.names) for feed in self.feeds]
 
@@ -127,6 +130,8 @@ class Reference:
         """
         names, count = [*self.names, *also], len(self.names)
         try:
+            if self._in_float and not isinstance(model, Path):
+                model = with_float_outputs(model)
             session = _open(model, self.folder, is_final)
             outputs = [run_session(session, feed, names) for feed in self.feeds]
         except DataError as error:
