@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from fusewright.cli.edge import run
     except KeyboardInterrupt:
+        # What prints otherwise is still being imported.
         print("interrupted", file=sys.stderr)  # noqa: T201
         return 130
     return run(arguments)

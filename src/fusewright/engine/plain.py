@@ -25,6 +25,7 @@ def from_plain(kind: type[T], plain: Any, where: str = "it") -> T:
     """
     if not isinstance(plain, dict):
         raise ValueError(_wrong(where, plain))
+    # mypy cannot know that the type given is that of a dataclass, nor hash it for the cache.
     hints = _hints(kind)  # type: ignore[arg-type]
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in names:

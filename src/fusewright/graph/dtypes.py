@@ -10,6 +10,7 @@ def onnx_type(dtype: object) -> int:
     """The number in `onnx.TensorProto`."""
     if isinstance(dtype, int):
         return dtype
+    # NumPy's stubs list what makes a type, and leave ml_dtypes' out.
     number: int = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))  # type: ignore[call-overload]
     return number
 

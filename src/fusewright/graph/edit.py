@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import onnx_graphsurgeon as gs
 
@@ -43,6 +43,16 @@ def bypass(graph: gs.Graph, node: gs.Node, source: gs.Tensor) -> bool:
     redirect(source, result)
     maker.outputs[position] = result
     return True
+
+
+def put_in_front(graph: gs.Graph, runs: Iterable[Sequence[gs.Node]]) -> None:
+    """Puts each run of new nodes in front of the first node that reads what its last one writes."""
+    position = {id(node): i for i, node in enumerate(graph.nodes)}
+    before: dict[int, list[gs.Node]] = {}
+    for run in runs:
+        first = min(position[id(reader)] for reader in run[-1].outputs[0].outputs)
+        before.setdefault(first, []).extend(run)
+    graph.nodes = [n for i, node in enumerate(graph.nodes) for n in (*before.get(i, ()), node)]
 
 
 def sweep(graph: gs.Graph) -> None:

@@ -91,6 +91,7 @@ def _is_function(node: onnx.NodeProto, opset: int) -> bool:
     if not onnx.defs.has(node.op_type, opset):
         return False
     schema = onnx.defs.get_schema(node.op_type, opset)
+    # The two are there, and onnx's stubs lack them.
     written: bool = schema.has_function or schema.has_context_dependent_function  # type: ignore[attr-defined]
     return written
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
-from fusewright.graph.edit import Names
+from fusewright.graph.edit import Names, put_in_front
 from fusewright.graph.walk import peek
 from fusewright.plan.plan import node_index
 from fusewright.quantize.placement import Placement, WeightSite
@@ -57,7 +57,7 @@ def insert_qdq(
         form = FORMATS[weight.format]
         if not form.weights_only and form.block is None:
             insert.weight(weight)
-    graph.nodes = _in_front(graph.nodes, insert.pairs)
+    put_in_front(graph, insert.pairs)
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,3 @@ class _Inserter:
             name = f"fusewright_zero_point{kind}" + (f"_{channels}" if channels else "")
             self._zeros[key] = self.constant(name, np.zeros(shape, form.dtype))
         return self._zeros[key]
-
-
-def _in_front(nodes: Sequence[gs.Node], pairs: Sequence[tuple[gs.Node, gs.Node]]) -> list[gs.Node]:
-    """The sorted node list with each pair right in front of the first node that reads it."""
-    before: dict[int, list[gs.Node]] = {}
-    position = {id(node): i for i, node in enumerate(nodes)}
-    for q, dq in pairs:
-        first = min(position[id(reader)] for reader in dq.outputs[0].outputs)
-        before.setdefault(first, []).extend((q, dq))
-    return [n for i, node in enumerate(nodes) for n in (*before.get(i, ()), node)]

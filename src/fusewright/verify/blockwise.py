@@ -24,22 +24,28 @@ _DOMAIN = "fusewright.blocks"
 _QUANTIZE = {NVFP4_QUANTIZE: "NVFP4", MXFP8_QUANTIZE: "MXFP8"}
 _DEQUANTIZE = "DequantizeLinear"
 
-# E2M1 has steps of 1/2 below 2, of 1 below 4 and of 2 up to 6, with ties to even; a block whose
-# scale rounds to 0 is 0. `scale` has the type of y.
-_NVFP4 = """
-<domain: "fusewright.blocks", opset_import: ["" : OPSET]>
-NVFP4 (x, scale) => (y)
-{
+# The rows of x in blocks of SIZE, in float32, and the largest magnitude of each.
+_CUT = """
     wide = Cast <to = 1> (x)
-    whole = Cast <to = 1> (scale)
     shape = Shape (x)
     leading = Shape <end = -1> (x)
-    cut = Constant <value_ints = [-1, 16]> ()
+    cut = Constant <value_ints = [-1, SIZE]> ()
     in_blocks = Concat <axis = 0> (leading, cut)
     blocks = Reshape (wide, in_blocks)
     sizes = Abs (blocks)
     last = Constant <value_ints = [-1]> ()
     peaks = ReduceMax (sizes, last)
+"""
+# Codes to a tensor of the shape of x and the type of `like`.
+_RESTORE = """
+    restored = Mul (codes, steps)
+    flat = Reshape (restored, shape)
+    y = CastLike (flat, like)
+"""
+# E2M1 has steps of 1/2 below 2, of 1 below 4 and of 2 up to 6, with ties to even; a block whose
+# scale rounds to 0 is 0. `like` is the scale of the whole tensor.
+_NVFP4 = """
+    whole = Cast <to = 1> (like)
     six = Constant <value_float = 6.0> ()
     per_six = Div (peaks, six)
     wanted = Div (per_six, whole)
@@ -64,27 +70,10 @@ NVFP4 (x, scale) => (y)
     counts = Div (clipped, grid)
     nearest = Round (counts)
     codes = Mul (nearest, grid)
-    restored = Mul (codes, steps)
-    flat = Reshape (restored, shape)
-    y = CastLike (flat, scale)
-}
 """
-
 # The scale is the smallest power of two by which the block fits into FP8: its logarithm may be off
-# by a rounding, which the two comparisons mend. `like` has the type of y.
+# by a rounding, which the two comparisons mend.
 _MXFP8 = """
-<domain: "fusewright.blocks", opset_import: ["" : OPSET]>
-MXFP8 (x, like) => (y)
-{
-    wide = Cast <to = 1> (x)
-    shape = Shape (x)
-    leading = Shape <end = -1> (x)
-    cut = Constant <value_ints = [-1, 32]> ()
-    in_blocks = Concat <axis = 0> (leading, cut)
-    blocks = Reshape (wide, in_blocks)
-    sizes = Abs (blocks)
-    last = Constant <value_ints = [-1]> ()
-    peaks = ReduceMax (sizes, last)
     largest = Constant <value_float = 448.0> ()
     tiny = Constant <value_float = 1.1754944e-38> ()
     scaled = Div (peaks, largest)
@@ -105,10 +94,6 @@ MXFP8 (x, like) => (y)
     quotients = Div (blocks, steps)
     rounded = Cast <to = 17> (quotients)
     codes = Cast <to = 1> (rounded)
-    restored = Mul (codes, steps)
-    flat = Reshape (restored, shape)
-    y = CastLike (flat, like)
-}
 """
 
 
@@ -231,11 +216,13 @@ class _Emulation:
         self._graph.initializer.extend(stored)
         opset = next(e.version for e in self._model.opset_import if e.domain in ("", "ai.onnx"))
         called = {node.op_type for node in kept if node.domain == _DOMAIN}
-        for name, text in _BODIES.items():
-            if name in called:
-                body = onnx.parser.parse_function(text.replace("OPSET", str(opset)))
-                self._model.functions.append(body)
+        self._model.functions.extend(_function(name, opset) for name in sorted(called))
         self._model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
 
 
-_BODIES = {"NVFP4": _NVFP4, "MXFP8": _MXFP8}
+def _function(name: str, opset: int) -> onnx.FunctionProto:
+    """y of NVFP4(x, like) or MXFP8(x, like)."""
+    size, codes = {"NVFP4": (16, _NVFP4), "MXFP8": (32, _MXFP8)}[name]
+    head = f'<domain: "{_DOMAIN}", opset_import: ["" : {opset}]> {name} (x, like) => (y)'
+    cut = _CUT.replace("SIZE", str(size))
+    return onnx.parser.parse_function(f"{head} {{ {cut} {codes} {_RESTORE} }}")

@@ -13,7 +13,6 @@ Stored weights have codes and scales in front of the same DequantizeLinears.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +23,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from fusewright.graph.dtypes import numpy_type, onnx_type
-from fusewright.graph.edit import Names
+from fusewright.graph.edit import Names, put_in_front
 from fusewright.graph.walk import peek
 from fusewright.plan.plan import node_index
 from fusewright.quantize.blockwise.values import WEIGHT_REACHES, global_scale, to_blocks
@@ -85,8 +84,7 @@ class _Quantized:
 class _Inserter:
     def __init__(self, graph: gs.Graph) -> None:
         self._graph, self._names, self._nodes = graph, Names(graph), node_index(graph)
-        self._position = {id(node): i for i, node in enumerate(graph.nodes)}
-        self._before: dict[int, list[gs.Node]] = defaultdict(list)
+        self._runs: list[list[gs.Node]] = []
         self._new: list[gs.Node] = []
 
     def read(self, slots: Sequence[tuple[str, int]]) -> list[tuple[gs.Tensor, _Readers]]:
@@ -139,10 +137,10 @@ class _Inserter:
 
     def close(self) -> None:
         """Sorts the new nodes in, each in front of the first one that reads it."""
-        if not self._before:
+        if not self._runs:
             return
-        graph, nodes = self._graph, enumerate(self._graph.nodes)
-        graph.nodes = [n for i, node in nodes for n in (*self._before.get(i, ()), node)]
+        graph = self._graph
+        put_in_front(graph, self._runs)
         graph.ir_version = max(int(graph.ir_version or 0), _IR)
         graph.import_domains = [
             *(entry for entry in graph.import_domains if entry.domain != TRT_DOMAIN),
@@ -186,8 +184,7 @@ class _Inserter:
         """Lets the readers read it, and the nodes made for it stand in front of the first one."""
         for node, slot in readers:
             node.inputs[slot] = restored
-        first = min(self._position[id(node)] for node, _ in readers)
-        self._before[first] += self._new
+        self._runs.append(self._new)
         self._new = []
 
     def _constant(self, name: str, values: np.ndarray) -> gs.Constant:

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from fusewright.errors import ModelError
-from fusewright.graph.edit import Names
+from fusewright.graph.edit import Names, put_in_front
 from fusewright.plan.plan import node_index
 from fusewright.quantize.int4.blocks import BlockWeight
 from fusewright.quantize.int4.sites import Int4Site
@@ -48,8 +48,7 @@ class Storing:
         self._tensors = graph.tensors()
         self._nodes = node_index(graph)
         self._names = Names(graph)
-        self._before: dict[int, list[gs.Node]] = {}
-        self._position = {id(node): i for i, node in enumerate(graph.nodes)}
+        self._new: list[list[gs.Node]] = []
 
     def store(self, site: Int4Site, weight: BlockWeight) -> None:
         """Lets the site's readers read `weight`; `close` puts the new nodes in their place.
@@ -79,11 +78,9 @@ class Storing:
             inputs,
             [restored],
         )
-        first = min(self._position[id(node)] for node, _ in readers)
-        self._before.setdefault(first, []).append(restore)
+        self._new.append([restore])
 
     def close(self) -> None:
         """Sorts the new nodes in, each in front of the first one that reads it."""
-        nodes = enumerate(self._graph.nodes)
-        self._graph.nodes = [n for i, node in nodes for n in (*self._before.get(i, ()), node)]
+        put_in_front(self._graph, self._new)
         self._graph.ir_version = max(int(self._graph.ir_version or 0), _INT4_IR)
