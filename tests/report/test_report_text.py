@@ -64,3 +64,19 @@ def test_accuracy_says_what_cannot_be_measured():
         ["same", "–"], ["close", "40.0"], ["lost", "–"], ["classes", "–"],
     ]  # fmt: skip
     assert "identical" in lines[0] and "not comparable" in lines[2] and "25.00%" in lines[3]
+
+
+def test_accuracy_of_several_samples():
+    outputs = (
+        OutputError("scores", 0.01, samples=(0.001, 1.0, 0.1)),
+        OutputError("classes", 0.25, is_float=False, samples=(0.0, 0.5)),
+        OutputError("same", 0.0, samples=(0.0, None)),
+        OutputError("lost", float("inf"), samples=(float("inf"), 0.0)),
+    )
+    text = _printed(accuracy_table(Comparison(outputs), 78))
+    head, scores, classes, same, lost = (" ".join(line.split()) for line in text.splitlines())
+    assert head == "output SQNR median worst sample relative error"
+    assert scores == "scores 40.0 dB 20.0 dB 0.0 dB (sample 1) 1.00e-02"
+    assert classes == "classes – 50.00% 50.00% (sample 1) 25.00% of elements differ"
+    assert same == "same – – – identical"
+    assert lost == "lost – – – (sample 0) not comparable"

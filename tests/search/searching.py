@@ -17,8 +17,7 @@ from fusewright.plan.plan import Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.placement import Placement
 from fusewright.search import Figures
-from fusewright.verify import Comparison
-from fusewright.verify.equivalence import OutputError
+from fusewright.verify import Comparison, OutputError
 
 
 def chain_plan(widths: tuple[int, ...] = (8, 16, 16, 24), batch: int | str = "b") -> Plan:

@@ -268,3 +268,44 @@ def test_a_model_that_does_not_load_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as error:
         Reference(path, _feeds(1))
     assert "\n" not in str(error.value)
+
+
+LOUD = [_floats(3e3, 4e3), _floats(3, 4), _floats(6, 8), _floats(0, 0), _floats()]
+ERRORS = [_floats(0, 5), _floats(0, 4), _floats(0, 1), _floats(0, 0), _floats()]
+
+
+def test_a_loud_sample_does_not_hide_the_others() -> None:
+    """Found on an image that was not divided by 255 among others that were: 35 dB, and 5."""
+    found = _compare(LOUD, [a + e for a, e in zip(LOUD, ERRORS, strict=True)])
+    assert found.sqnr_db > 55
+    assert found.samples == pytest.approx((0.001, 0.8, 0.1, 0.0, None))
+    assert found.worst_sample == (1, pytest.approx(0.8))
+    assert found.median == pytest.approx(0.1), "of 0, 0.001, 0.1 and 0.8 the worse middle one"
+    assert str(found).endswith("dB SQNR, median 20.0")
+    report = found.to_dict()
+    assert report["median_sqnr_db"] == pytest.approx(20)
+    assert report["worst_sample"] == {
+        "sample": 1,
+        "relative_error": pytest.approx(0.8),
+        "sqnr_db": pytest.approx(1.94, abs=0.01),
+    }
+
+
+def test_a_sample_of_zeros_is_set_against_the_power_of_the_others() -> None:
+    """A mask that is empty in one image: a millionth there is no infinite error."""
+    found = _compare([_floats(3, 4), _floats(0, 0)], [_floats(3, 4), _floats(0.25, 0)])
+    assert found.samples == pytest.approx((0.0, 0.25 / np.sqrt(12.5)))
+    assert found.relative == pytest.approx(0.05)
+
+
+def test_samples_of_unlike_shape_and_of_integers() -> None:
+    one, other = np.array([1, 2, 3, 4]), np.array([1, 2])
+    found = _compare([one, other], [np.array([1, 2, 3, 5]), other])
+    assert (found.samples, found.median, found.worst_sample) == ((0.25, 0.0), 0.25, (0, 0.25))
+    assert found.to_dict()["worst_sample"] == {"sample": 0, "relative_error": 0.25}
+    lost = _compare([_floats(1), _floats(3, 4)], [_floats(1, 2), _floats(3, 4.5)])
+    assert lost.samples == (math.inf, pytest.approx(0.1))
+    assert lost.relative == math.inf
+    empty = _compare([_floats()], [_floats()])
+    assert (empty.samples, empty.median, empty.worst_sample) == ((None,), 0.0, None)
+    assert OutputError("y", 0.5).median == 0.5, "not known by sample"

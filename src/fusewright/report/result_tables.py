@@ -21,7 +21,8 @@ from fusewright.report.text import (
     some_of,
     without_names,
 )
-from fusewright.verify import Comparison
+from fusewright.verify import Comparison, OutputError
+from fusewright.verify.distance import decibels
 
 _NAMES_SHOWN = 2
 
@@ -63,20 +64,42 @@ def _kept(sort: str, rows: Sequence[Mapping[str, Any]], width: int) -> Renderabl
 
 
 def accuracy_table(comparison: Comparison, width: int) -> Table:
-    """SQNR and relative error of every output; of one that holds no floats, what differs."""
-    numbers = ("SQNR", "relative error")
+    """SQNR and relative error of every output; of one that holds no floats, what differs.
+
+    Where there are several samples, the one in the middle and the one that is furthest off too.
+    """
+    each = any(len(output.samples) > 1 for output in comparison.outputs)
+    numbers = ("SQNR", *(("median", "worst sample") if each else ()), "relative error")
     table = plain_table("output", *numbers, right=numbers)
     for output in comparison.outputs:
-        name = shorten(output.name, max(width - 40, 16))
-        if not output.is_float:
-            table.add_row(name, "–", f"{output.relative:.2%} of elements differ")
-        elif output.relative == 0:
-            table.add_row(name, "–", "identical")
-        elif not math.isfinite(output.relative):
-            table.add_row(name, "–", "not comparable")
-        else:
-            table.add_row(name, f"{output.sqnr_db:.1f} dB", f"{output.relative:.2e}")
+        name = shorten(output.name, max(width - (66 if each else 40), 16))
+        sqnr = _sqnr(output, output.relative) if output.is_float else "–"
+        table.add_row(name, sqnr, *(_by_sample(output) if each else ()), _error(output))
     return table
+
+
+def _error(output: OutputError) -> str:
+    if not output.is_float:
+        return f"{output.relative:.2%} of elements differ"
+    if output.relative == 0:
+        return "identical"
+    return f"{output.relative:.2e}" if math.isfinite(output.relative) else "not comparable"
+
+
+def _by_sample(output: OutputError) -> tuple[str, str]:
+    worst = output.worst_sample
+    if worst is None:
+        return "–", "–"
+    index, error = worst
+    said = _sqnr(output, error)
+    return _sqnr(output, output.median), said if error == 0 else f"{said} (sample {index})"
+
+
+def _sqnr(output: OutputError, error: float) -> str:
+    """An error in dB, that of integers in percent."""
+    if not output.is_float:
+        return f"{error:.2%}"
+    return f"{decibels(error):.1f} dB" if 0 < error < math.inf else "–"
 
 
 def cost_table(seconds: Mapping[str, float], peak_bytes: int) -> Table:

@@ -1,12 +1,7 @@
 """Verifying: a rewritten model against the original, in onnxruntime, optimizations off."""
 
-from fusewright.verify.equivalence import (
-    Comparison,
-    OutputError,
-    Reference,
-    compare_models,
-    compare_outputs,
-)
+from fusewright.verify.distance import Comparison, OutputError, compare_outputs
+from fusewright.verify.equivalence import Reference, compare_models
 from fusewright.verify.regions import compare_by_regions
 
 __all__ = [

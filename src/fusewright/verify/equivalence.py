@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,72 +14,11 @@ from fusewright.errors import DataError, ModelError
 from fusewright.graph.clean import open_folded
 from fusewright.graph.light import stored_bytes
 from fusewright.graph.session import Feed, naming, open_session, run_session
+from fusewright.verify.distance import Comparison, Distance, compare_outputs
 from fusewright.verify.outputs import with_float_outputs
 from fusewright.verify.weights import with_computed_weights
 
-# Where the reference is all zeros there is no relative error.
-ABSOLUTE_AT_ZERO = 1e-6
 _IN_ONE_FILE = 1 << 30
-
-
-@dataclass(frozen=True)
-class OutputError:
-    """The distance of one output over all samples.
-
-    Attributes:
-        relative: ‖difference‖ / ‖reference‖ of a float output; 0 where the reference is all zero
-            and the difference at most 1e-6, infinite where it is larger or the two cannot be
-            compared (another shape or type, NaN or Inf on one side); for any other type the share
-            of differing elements.
-        is_float: whether `relative` is a norm.
-        is_broken: the second model gives NaN or Inf where the first gives a number.
-    """
-
-    name: str
-    relative: float
-    is_float: bool = True
-    is_broken: bool = False
-
-    @property
-    def sqnr_db(self) -> float | None:
-        """Signal to quantization noise, 20·log10(1 / relative), in dB; None if not of floats."""
-        if not self.is_float:
-            return None
-        if self.relative == 0:
-            return math.inf
-        return -20.0 * math.log10(self.relative) if math.isfinite(self.relative) else -math.inf
-
-    def __str__(self) -> str:
-        """`logits: 31.2 dB SQNR`, or which share of elements differs."""
-        if self.sqnr_db is not None:
-            return f"{self.name}: {self.sqnr_db:.1f} dB SQNR"
-        return f"{self.name}: {self.relative:.2%} of elements differ"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The distance of every output of two models."""
-
-    outputs: tuple[OutputError, ...]
-
-    @property
-    def worst(self) -> OutputError | None:
-        """The output that is furthest off."""
-        return max(self.outputs, key=lambda o: o.relative, default=None)
-
-    def is_within(self, tolerance: float) -> bool:
-        """Whether float outputs are within `tolerance`, and all others identical."""
-        return all(o.relative <= (tolerance if o.is_float else 0.0) for o in self.outputs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For reports; an SQNR that is infinite (no difference at all) or not of floats is null."""
-        return {
-            o.name: {
-                "relative_error": o.relative,
-                "sqnr_db": o.sqnr_db if math.isfinite(o.sqnr_db or 0.0) else None,
-            }
-            for o in self.outputs
-        }
 
 
 class Reference:
@@ -142,23 +78,6 @@ class Reference:
         return comparison, [o[count:] for o in outputs]
 
 
-def compare_outputs(
-    names: Sequence[str],
-    expected: Sequence[Sequence[np.ndarray]],
-    actual: Sequence[Sequence[np.ndarray]],
-) -> Comparison:
-    """Compares outputs, given as one list per sample.
-
-    A float output's error is the norm of the difference over the norm of `expected`, over all
-    samples at once.
-    """
-    distances = [_Distance(name) for name in names]
-    for one, other in zip(expected, actual, strict=True):
-        for distance, a, b in zip(distances, one, other, strict=True):
-            distance.add(a, b)
-    return Comparison(tuple(distance.result() for distance in distances))
-
-
 def compare_models(
     first: onnx.ModelProto | Path,
     second: onnx.ModelProto | Path,
@@ -181,7 +100,7 @@ def compare_models(
     names = [output.name for output in one.get_outputs()]
     if names != [output.name for output in other.get_outputs()]:
         raise ModelError("the two models have different outputs")
-    distances, count = [_Distance(name) for name in names], 0
+    distances, count = [Distance(name) for name in names], 0
     for feed in feeds:
         count += 1
         for distance, a, b in zip(
@@ -191,56 +110,6 @@ def compare_models(
     if not count:
         raise DataError("no sample to compare with")
     return Comparison(tuple(distance.result() for distance in distances)), count
-
-
-@dataclass
-class _Distance:
-    """Sums up over samples how far one output is off."""
-
-    name: str
-    noise: float = 0.0
-    signal: float = 0.0
-    wrong: int = 0
-    total: int = 0
-    is_float: bool = True
-    comparable: bool = True
-    broken: bool = False
-
-    def add(self, expected: np.ndarray, actual: np.ndarray) -> None:
-        """Adds one sample's output."""
-        a, b = np.asarray(expected), np.asarray(actual)
-        self.is_float = a.dtype.kind == "f"
-        if a.shape != b.shape or a.dtype != b.dtype:
-            self.comparable = False
-        elif not self.is_float:
-            self.wrong += int(np.sum(a != b))
-            self.total += a.size
-        else:
-            wide, other = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
-            self.broken |= bool((np.isfinite(wide) & ~np.isfinite(other)).any())
-            if not np.isfinite(wide).all():
-                # Masked logits are -inf on both sides, and 0/0 stays what it was: no difference.
-                same = ~np.isfinite(wide) & ((wide == other) | (np.isnan(wide) & np.isnan(other)))
-                wide, other = np.where(same, 0.0, wide), np.where(same, 0.0, other)
-            with np.errstate(invalid="ignore"):
-                difference = other - wide
-            self.noise += float(difference @ difference)
-            self.signal += float(wide @ wide)
-
-    def result(self) -> OutputError:
-        """The error over everything added."""
-        if not self.comparable:
-            return OutputError(self.name, math.inf, self.is_float)
-        if not self.is_float:
-            return OutputError(self.name, self.wrong / max(self.total, 1), is_float=False)
-        if self.signal == 0:
-            equal = math.sqrt(self.noise) <= ABSOLUTE_AT_ZERO
-            return self._of(0.0 if equal else math.inf)
-        relative = math.sqrt(self.noise / self.signal)
-        return self._of(relative if math.isfinite(relative) else math.inf)
-
-    def _of(self, relative: float) -> OutputError:
-        return OutputError(self.name, relative, is_broken=self.broken)
 
 
 def _open(

@@ -17,7 +17,7 @@ import onnx
 
 from fusewright.errors import ModelError
 from fusewright.graph.collector import without_gc
-from fusewright.verify.equivalence import Comparison, OutputError
+from fusewright.verify.distance import Comparison, OutputError
 from fusewright.verify.side import Side, attributes_of, is_same_stored
 from fusewright.verify.statement import Draft, Region, Shapes, Statement
 

@@ -15,7 +15,7 @@ import onnxruntime as ort
 from fusewright.errors import ModelError
 from fusewright.graph.session import TensorSpec, open_session, run_session
 from fusewright.graph.shapes import infer_shapes
-from fusewright.verify.equivalence import Comparison, compare_outputs
+from fusewright.verify.distance import Comparison, compare_outputs
 from fusewright.verify.side import Side, attributes_of, is_same_stored
 
 _OPEN_DIMENSION = 2
