@@ -89,7 +89,7 @@ def _require(comparison: Comparison, least: float) -> None:
         raise UsageError("--min-sqnr: the models have no output of floats")
     for output in rated:
         whole, median = output.sqnr_db or 0.0, decibels(output.median)
-        found, where = (whole, "") if whole <= median else (median, " in the median sample")
+        found, where = (whole, "") if whole < least else (median, " in the median sample")
         if not found >= least:
             raise VerifyError(
                 f"output '{output.name}' has {found:.1f} dB SQNR{where}, --min-sqnr asks for"
