@@ -56,7 +56,7 @@ def judge(flow: Flow, tolerances: Tolerances) -> Verdict:
     reasons: dict[str, str] = {}
     rewrites: dict[Slot, Bounds] = {}
     for node in flow.graph.nodes:
-        if node.op in (QUANTIZE, DEQUANTIZE):
+        if node.op == DEQUANTIZE:
             continue
         for i in flow.slots(node).inputs:
             if not is_constant(node.inputs[i]):
@@ -66,13 +66,27 @@ def judge(flow: Flow, tolerances: Tolerances) -> Verdict:
                 if _largest(peek(node.inputs[i])) > limit:
                     rewrites[node.name, i] = Bounds(0.0, limit, "a mask: Softmax gives 0 for it")
                 continue
-            found = _look(flow, tolerances, node, i)
+            found = (
+                _in_a_pair(flow, node) if node.op == QUANTIZE else _look(flow, tolerances, node, i)
+            )
             if isinstance(found, Bounds):
                 rewrites[node.name, i] = found
             elif found is not None:
                 reasons[node.name] = found
     rewrites = {slot: bounds for slot, bounds in rewrites.items() if slot[0] not in reasons}
     return Verdict(reasons, rewrites)
+
+
+def _in_a_pair(flow: Flow, node: gs.Node) -> str | None:
+    """Why a weight cannot lie in front of its pair as half; None where it can.
+
+    A small one can: where half loses a part of a step, the step has no reciprocal (`spoiled`).
+    """
+    weight, kind = node.inputs[0], flow.kind
+    reached = _largest(peek(weight))
+    if reached <= kind.maximum:
+        return None
+    return f"'{weight.name}' holds {reached:.3g}, beyond {kind.title}"
 
 
 def _look(flow: Flow, tolerances: Tolerances, node: gs.Node, index: int) -> Bounds | str | None:

@@ -79,6 +79,12 @@ class Flow:
             self._peaks[key] = self._peak(tensor)
         return self._peaks[key]
 
+    def is_stored(self, tensor: gs.Tensor) -> bool:
+        """Whether its values lie in the file, behind a Q/DQ pair or not: they do not grow."""
+        node = producer(tensor)
+        codes = node is not None and node.op == DEQUANTIZE and is_constant(node.inputs[0])
+        return codes or is_constant(self._source(tensor))
+
     def smallest(self, tensor: gs.Tensor) -> float | None:
         """Smallest magnitude that is not 0, where it was measured."""
         if is_constant(tensor):

@@ -73,7 +73,7 @@ def ill_held(flow: Flow, tolerances: Tolerances, masked: Set[int], margin: float
     """
     found: dict[int, str] = {}
     for tensor in flow.computed():
-        known = id(tensor) in masked
+        known = id(tensor) in masked or flow.is_stored(tensor)
         why = _ill_held(flow, tensor, tolerances.of(tensor), 1.0 if known else margin)
         if why is None and not known:
             why = _miscounted(flow, tensor)
