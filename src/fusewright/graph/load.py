@@ -13,9 +13,17 @@ import onnx
 import onnx.checker
 import onnx.inliner
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import ExternalDataInfo
 
 from fusewright.errors import ModelError
+from fusewright.graph.external import check_external, external_files, is_external, load_external
+from fusewright.graph.intact import (
+    check_functions,
+    check_graphs,
+    check_tensors,
+    inner_tensors,
+    mend_texts,
+    stored_tensors,
+)
 from fusewright.graph.light import is_heavy
 from fusewright.graph.model import Interface
 from fusewright.graph.session import TensorSpec, first_line
@@ -67,14 +75,17 @@ def read_source(path: str | Path) -> Source:
     """Reads and checks an ONNX file.
 
     Raises:
-        ModelError: no such file, not ONNX, truncated, external data missing or too short, or an
-            operator set outside 7 to 24.
+        ModelError: no such file, not ONNX, truncated or damaged, external data missing, too short
+            or outside the folder, or an operator set outside 7 to 24.
     """
     path = Path(path)
-    proto = _parse(path)
-    _check_external(proto, path)
+    whole = _parse(path)
+    mended = mend_texts(whole, path)
+    check_tensors(whole.graph.initializer, path)
+    proto = _structure(whole)
+    del whole
     opset = _opset(proto, path)
-    proto = _structure(proto)
+    _check(proto, path)
     renamed = _rename(proto)
     names = tuple(n.name or (n.output[0] if n.output else n.op_type) for n in proto.graph.node)
     producers = {
@@ -82,7 +93,9 @@ def read_source(path: str | Path) -> Source:
     }
     ops = tuple(node.op_type for node in proto.graph.node)
     custom = _custom_ops(proto, opset)
-    return Source(path, proto, opset, names, ops, producers, custom, on_disk=not renamed)
+    return Source(
+        path, proto, opset, names, ops, producers, custom, on_disk=not (mended or renamed)
+    )
 
 
 def load_weights(source: Source) -> onnx.ModelProto:
@@ -91,7 +104,9 @@ def load_weights(source: Source) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(source.proto)
         return copy
-    proto = onnx.load(str(source.path))
+    proto = _parse(source.path)
+    load_external(stored_tensors(proto), source.path)
+    mend_texts(proto, source.path)
     _rename(proto)
     return proto
 
@@ -114,8 +129,7 @@ def inline_functions(proto: onnx.ModelProto, path: Path) -> onnx.ModelProto:
 
 def model_files(path: Path, proto: onnx.ModelProto) -> tuple[Path, ...]:
     """The file and those that hold its external data, in name order."""
-    beside = {ExternalDataInfo(t).location for t in _external_tensors(proto)}
-    return (path, *(path.parent / name for name in sorted(beside)))
+    return (path, *external_files(stored_tensors(proto), path))
 
 
 def fingerprint(path: Path, proto: onnx.ModelProto) -> str:
@@ -138,8 +152,13 @@ def _parse(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path}: not an ONNX file, or a truncated one") from error
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from error
-    if not proto.ir_version or not proto.opset_import or not proto.graph.output:
+    if not proto.ir_version or not proto.graph.output:
         raise ModelError(f"{path}: not an ONNX file, or a truncated one (no graph with outputs)")
+    if not proto.opset_import:
+        raise ModelError(
+            f"{path}: imports no operator set (`opset_import` is empty), so its operators have no"
+            " version: export it again"
+        )
     return proto
 
 
@@ -155,7 +174,7 @@ def _structure(proto: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in proto.graph.initializer:
         if is_heavy(tensor):
             known = {"name": tensor.name, "data_type": tensor.data_type, "dims": tensor.dims}
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            if is_external(tensor):
                 known |= {
                     "data_location": tensor.data_location,
                     "external_data": tensor.external_data,
@@ -175,29 +194,13 @@ def _copy_field(message: Any, name: str, value: Any) -> None:
         getattr(message, name).extend(value)
 
 
-def _external_tensors(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    external = onnx.TensorProto.EXTERNAL
-    return [t for t in proto.graph.initializer if t.data_location == external]
-
-
-def _check_external(proto: onnx.ModelProto, path: Path) -> None:
-    sizes: dict[str, int] = {}
-    for tensor in _external_tensors(proto):
-        info = ExternalDataInfo(tensor)
-        file = path.parent / info.location
-        if info.location not in sizes:
-            if not file.is_file():
-                raise ModelError(
-                    f"{path}: external data '{info.location}' of tensor '{tensor.name}' is missing;"
-                    " it must lie beside the model"
-                )
-            sizes[info.location] = file.stat().st_size
-        needed = (info.offset or 0) + (info.length or 0)
-        if needed > sizes[info.location]:
-            raise ModelError(
-                f"{path}: external data '{info.location}' is too short: tensor '{tensor.name}' ends"
-                f" at byte {needed}, the file at {sizes[info.location]}"
-            )
+def _check(proto: onnx.ModelProto, path: Path) -> None:
+    """What a file must be for every road that it may take from here."""
+    inner = list(inner_tensors(proto))
+    check_tensors(inner, path)
+    check_external((*proto.graph.initializer, *inner), path)
+    check_graphs(proto, path)
+    check_functions(proto, path, with_inner)
 
 
 def _opset(proto: onnx.ModelProto, path: Path) -> int:

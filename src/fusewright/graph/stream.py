@@ -16,7 +16,7 @@ from typing import BinaryIO
 import onnx
 from onnx.external_data_helper import load_external_data_for_model
 
-from fusewright.graph.workspace import is_external
+from fusewright.graph.external import is_external
 
 _BYTES = 2
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number

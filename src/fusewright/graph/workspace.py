@@ -13,6 +13,8 @@ import onnx_graphsurgeon as gs
 from onnx.external_data_helper import load_external_data_for_model
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
+from fusewright.graph.external import is_external
+
 _EDITED = "edited.weights"
 _SMALL = 1024
 
@@ -76,11 +78,6 @@ def store_large(graph: gs.Graph, workspace: Workspace) -> None:
     for tensor in graph.tensors().values():
         if isinstance(tensor, gs.Constant) and isinstance(tensor._values, np.ndarray):
             workspace.put(tensor, tensor._values)
-
-
-def is_external(tensor: onnx.TensorProto) -> bool:
-    """Whether the values lie in another file."""
-    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL)
 
 
 def embed(proto: onnx.ModelProto, workspace: Workspace) -> onnx.ModelProto:
