@@ -190,6 +190,16 @@ def test_what_fusewright_makes_is_clean(act: Act) -> None:
     assert lint(graph) == []
 
 
+@pytest.mark.parametrize("op", ["Shape", "Size"])
+def test_asking_for_the_size_of_what_a_pair_moved_through_is_clean(op: str) -> None:
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", 1, 4, 8, 8), 8, 4))
+    y = net.op("Transpose", x, perm=[0, 1, 3, 2])
+    graph = quantized(net, net.conv(y, 8, 8), net.op(op, y, name="ask"))
+    assert _named(graph, "ask").inputs[0].inputs[0].inputs[0].inputs[0].op == DEQUANTIZE
+    assert lint(graph) == []
+
+
 def test_act_added_to_its_own_input_is_clean() -> None:
     net = Net()
     x = net.conv(net.input("x", 1, 4, 8, 8), 4, 4)

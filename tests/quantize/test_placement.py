@@ -80,6 +80,16 @@ def test_concat_shares_one_scale() -> None:
     assert placement.observe[found[one]] == (whole,)
 
 
+def test_one_tensor_several_times_in_one_concat() -> None:
+    """A grey image that is stacked to three channels."""
+    net = Net()
+    x = net.op("Transpose", net.input("x", 1, 8, 8, 1), perm=[0, 3, 1, 2])
+    placement = placed(net, net.conv(net.op("Concat", x, x, x, axis=1, name="stack"), 8, 3))
+    (site,) = placement.activations
+    assert site.tensor == "x"
+    assert placement.observe == {site.scale: ("stack_y",)}
+
+
 def test_concat_of_a_concat_shares_one_scale() -> None:
     net = Net()
     x = _stem(net)

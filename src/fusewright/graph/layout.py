@@ -49,7 +49,8 @@ _MOVERS = frozenset(
 )
 # No index tensor is larger, 512 MB in float64.
 LARGEST_PROBE = 1 << 26
-_SHAPE_ONLY = frozenset({"Shape", "Size"})
+# They read how large a tensor is, and none of its elements.
+SHAPE_ONLY = frozenset({"Shape", "Size"})
 _IR = 8
 
 
@@ -79,7 +80,7 @@ def _pads_with_zeros(node: gs.Node, opset: int) -> bool:
 
 def data_readers(tensor: gs.Tensor) -> list[gs.Node]:
     """The nodes that read a tensor's elements; not those that ask for its shape."""
-    return [node for node in tensor.outputs if node.op not in _SHAPE_ONLY]
+    return [node for node in tensor.outputs if node.op not in SHAPE_ONLY]
 
 
 @dataclass(frozen=True)

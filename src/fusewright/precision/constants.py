@@ -19,6 +19,7 @@ from fusewright.precision.types import DEQUANTIZE, QUANTIZE
 
 _BOUNDS = frozenset({"Clip", "Max", "Min"})
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
+_OF_MASKS = "a mask: Softmax gives 0 for it, a maximum ignores it"
 # A divisor this many times larger than what is added to it does not show the addition in half.
 _UNSEEN = 2.0**12
 
@@ -64,7 +65,7 @@ def judge(flow: Flow, tolerances: Tolerances) -> Verdict:
             limit = flow.ranges.masks.get((node.name, i))
             if limit is not None:
                 if _largest(peek(node.inputs[i])) > limit:
-                    rewrites[node.name, i] = Bounds(0.0, limit, "a mask: Softmax gives 0 for it")
+                    rewrites[node.name, i] = Bounds(0.0, limit, _OF_MASKS)
                 continue
             found = (
                 _in_a_pair(flow, node) if node.op == QUANTIZE else _look(flow, tolerances, node, i)

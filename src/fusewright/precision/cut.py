@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -25,14 +25,22 @@ _NO_LIMIT = 1 << 40
 _LARGE = 4096
 
 
-def float_nodes(flow: Flow, forced: Mapping[str, str], io_half: bool) -> Set[str]:
+def float_nodes(
+    flow: Flow,
+    forced: Mapping[str, str],
+    io_half: bool,
+    regions: Sequence[Sequence[gs.Node]] = (),
+) -> Set[str]:
     """Names of the nodes to keep float32, `forced` and those that spare Casts.
 
     Args:
         io_half: the model's inputs and outputs become half too.
+        regions: nodes that lie on one side together; all of one are forced, or none.
     """
     network = _Network()
     place = _places(flow, forced, network)
+    for region in regions:
+        _unite(region, place, network)
     for tensor in flow.computed():
         maker = tensor.inputs[0] if tensor.inputs else None
         if maker is None:
@@ -62,6 +70,16 @@ def _places(flow: Flow, forced: Mapping[str, str], network: _Network) -> dict[in
             place[id(node)] = network.vertex()
             network.edge(_HALF, place[id(node)], _cost(node))
     return place
+
+
+def _unite(region: Sequence[gs.Node], place: dict[int, int], network: _Network) -> None:
+    """Gives the nodes of a region one vertex: that of the first which may not be either."""
+    fixed = [place[id(node)] for node in region if place[id(node)] in (_HALF, _FLOAT)]
+    shared = fixed[0] if fixed else network.vertex()
+    for node in region:
+        place[id(node)] = shared
+    if not fixed:
+        network.edge(_HALF, shared, sum(map(_cost, region)))
 
 
 def _cost(node: gs.Node) -> int:

@@ -1,9 +1,11 @@
-"""Masks: huge stored numbers whose only effect is that Softmax gives 0.
+"""Masks: huge stored numbers whose only effect is that Softmax gives 0, or a maximum ignores them.
 
 −1e9, the smallest float32 and −∞ all say "not this one". In half the finite ones would overflow, so
 they become −49128, or a part of that where several are added up; −∞ stays. There the numbers of
 half lie 32 apart, so that a row that is masked whole still comes out even, as in float32, and
 scores down to −16352 fit beside it. −65504 would overflow with the first negative score.
+
+What TensorFlow's exporters pad with in front of a MaxPool is one as well: −∞, −1e9, −3.4e38.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from fusewright.precision.flow import Flow, Slot
 from fusewright.precision.wholes import is_whole
 
 # Through these a mask stays one, at whichever input it enters.
-_ADDING = frozenset({"Add", "Sub", "Sum", "Neg", "Concat", "Where", "Max", "Min"})
+_ADDING = frozenset({"Add", "Sub", "Sum", "Neg", "Concat", "Where", "Max", "Min", "Pad"})
+# What takes maxima, and what a number enters unchanged that is none.
+_MAXIMA = frozenset({"GlobalMaxPool", "MaxPool", "ReduceMax"})
+_FILLING = frozenset({"Concat", "Where", "Pad"})
+_SOFTMAX = frozenset({"Softmax"})
+_BELOW, _ABOVE = "below", "above"
 # Of the largest number: 49128 of 65504.
 _ROOM = 0.75
 
@@ -30,38 +37,39 @@ def find_masks(flow: Flow) -> dict[Slot, float]:
 
     A number beyond those that half can count is taken for one if it reaches nothing but Softmax,
     through sums, selections, layout operators, and products with tensors of whole numbers
-    (1 − attention_mask).
+    (1 − attention_mask); or, below all of those, nothing but maxima, through selections and layout
+    operators.
     """
-    paths = _Paths(flow)
+    added, ignored = _Paths(flow, _SOFTMAX, _ADDING), _Paths(flow, _MAXIMA, _FILLING)
     found = {
-        (node.name, i): _softmaxes(flow, node)
+        (node.name, i): _ends_behind(flow, node)
         for node in flow.graph.nodes
         for i in flow.slots(node).inputs
         if is_constant(node.inputs[i])
-        and _is_huge(peek(node.inputs[i]), flow.kind.integers)
-        and paths.masks(node, i)
+        and (huge := _huge(peek(node.inputs[i]), flow.kind.integers))
+        and (added.masks(node, i) or (huge == _BELOW and ignored.masks(node, i)))
     }
-    together = Counter(softmax for reached in found.values() for softmax in reached)
+    together = Counter(end for reached in found.values() for end in reached)
     return {
-        slot: _ROOM * flow.kind.maximum / max(together[softmax] for softmax in reached)
+        slot: _ROOM * flow.kind.maximum / max(together[end] for end in reached)
         for slot, reached in found.items()
     }
 
 
-def _softmaxes(flow: Flow, node: gs.Node) -> set[int]:
-    """`id` of each Softmax that a mask which enters `node` reaches."""
-    if node.op == "Softmax":
+def _ends_behind(flow: Flow, node: gs.Node) -> set[int]:
+    """`id` of each Softmax or maximum that a mask which enters `node` reaches."""
+    if _ends(node):
         return {id(node)}
     behind = _behind(flow, [node])
     return {id(reader) for t in behind.values() for reader, _ in flow.readers(t) if _ends(reader)}
 
 
 def _ends(node: gs.Node) -> bool:
-    return bool(node.op == "Softmax")
+    return node.op in _SOFTMAX | _MAXIMA
 
 
 def masked_tensors(flow: Flow, masks: Iterable[Slot]) -> set[int]:
-    """`id` of every tensor between a mask and its Softmax."""
+    """`id` of every tensor between a mask and its Softmax or maximum."""
     nodes = {node.name: node for node in flow.graph.nodes}
     return set(_behind(flow, [nodes[name] for name, _ in masks if name in nodes]))
 
@@ -78,20 +86,23 @@ def _behind(flow: Flow, nodes: Iterable[gs.Node]) -> dict[int, gs.Tensor]:
     return found
 
 
-def _is_huge(values: np.ndarray, limit: float) -> bool:
-    return bool(values.size and (values.max() > limit or values.min() < -limit))
+def _huge(values: np.ndarray, limit: float) -> str:
+    """On which side some values are beyond the limit; empty where none is."""
+    if not values.size or (values.max() <= limit and values.min() >= -limit):
+        return ""
+    return _BELOW if values.max() <= limit else _ABOVE
 
 
 class _Paths:
-    """Whether all ways from a node lead to Softmax; each node is looked at once."""
+    """Whether all ways from a node lead to certain ends; each node is looked at once."""
 
-    def __init__(self, flow: Flow) -> None:
-        self._flow = flow
+    def __init__(self, flow: Flow, ends: frozenset[str], through: frozenset[str]) -> None:
+        self._flow, self._at, self._through = flow, ends, through
         self._known: dict[int, bool] = {}
 
     def masks(self, node: gs.Node, index: int) -> bool:
         """Whether a huge number that enters `node` at `index` is a mask."""
-        if node.op == "Softmax":
+        if node.op in self._at:
             return True
         return self._passes(node, index) and all(map(self._ends, node.outputs))
 
@@ -107,9 +118,9 @@ class _Paths:
         yield from ((n, i) for n, i in self._flow.readers(tensor) if n.op not in ("Shape", "Size"))
 
     def _passes(self, node: gs.Node, index: int) -> bool:
-        if node.op in _ADDING:
+        if node.op in self._through:
             return True
-        if node.op == "Mul":
+        if node.op == "Mul" and self._at is _SOFTMAX:
             return is_whole(self._flow, node.inputs[1 - index])
         if is_constant(node.inputs[index]):
             return node.op in ("Expand", "Reshape", "Gather", "Slice", "Tile", "Unsqueeze")

@@ -19,6 +19,7 @@ from fusewright.precision.meaning import spoiled
 from fusewright.precision.measure import MARGIN
 from fusewright.precision.ranges import TensorRanges
 from fusewright.precision.types import DEQUANTIZE, QUANTIZE
+from fusewright.precision.undivided import spread, undivided
 from fusewright.target.formats import HALF_SCALES_OPSET
 from fusewright.target.table import WITHOUT_HALF
 
@@ -105,8 +106,10 @@ def plan_half(
     """
     _check_opset(graph, kind)
     flow = Flow(graph, KINDS[kind], ranges, options.frozen)
+    regions = undivided(flow)
     forced, rewrites = _forced(flow, options)
-    kept = float_nodes(flow, forced, options.io_half)
+    forced = spread(forced, regions)
+    kept = float_nodes(flow, forced, options.io_half, regions)
     able = [node.name for node in graph.nodes if flow.slots(node).follows]
     return HalfPlan(
         kind,

@@ -73,7 +73,7 @@ def plan_balance(plan: Plan) -> list[Balance]:
 
 def _balance(group: Group, attention: Attention) -> Balance | None:
     projection = projection_of(attention)
-    if isinstance(projection, str):
+    if isinstance(projection, str) or _is_shared(projection):
         return None
     own = all(
         len(tensor.outputs) == 1
@@ -82,6 +82,15 @@ def _balance(group: Group, attention: Attention) -> Balance | None:
         if tensor is not None
     )
     return Balance(group.name, projection, _output(attention, projection)) if own else None
+
+
+def _is_shared(projection: Projection) -> bool:
+    """Whether two of q, k and v are the same columns: a factor for one would change the other."""
+    parts = [
+        {(owner, int(column)) for column in np.unique(columns)}
+        for owner, columns in zip(projection.owners, projection.columns, strict=True)
+    ]
+    return len(set().union(*parts)) < sum(map(len, parts))
 
 
 def _output(attention: Attention, projection: Projection) -> tuple[Linear, np.ndarray] | None:

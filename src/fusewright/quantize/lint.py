@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.layout import SHAPE_ONLY, data_readers
 from fusewright.graph.opset import INT8_OPSET as _OPSET
 from fusewright.graph.walk import input_at, is_constant, producer, values
 from fusewright.groups.activations import act
@@ -193,10 +194,19 @@ def _unweighted(graph: gs.Graph) -> Iterator[str]:
         ):
             continue
         computed = [t for t in node.inputs if not is_constant(t) and not t.is_empty()]
-        if not computed or not all(_is_int8(t) for t in computed):
+        if not computed or not all(_is_int8(t) for t in computed) or _asks_behind_layout(node):
             continue
         if not _is_fused(node, fixed):
             yield f"{node.op} '{node.name}' reads INT8 and writes float, without weights"
+
+
+def _asks_behind_layout(node: gs.Node) -> bool:
+    """Whether a node reads but the sizes of what an operator behind a pair laid out anew.
+
+    SegFormer asks for the map that it makes of tokens, and its convolution moved the pair in front
+    of the tokens. Behind the pair itself it has no place: the tensor in front has the same sizes.
+    """
+    return node.op in SHAPE_ONLY and not _is_dequantized(node.inputs[0])
 
 
 def _is_int8(tensor: gs.Tensor) -> bool:
@@ -228,7 +238,7 @@ def _is_fused(node: gs.Node, fixed: set[int]) -> bool:
     """
     if all(_is_read_quantized(t, fixed) for t in node.outputs):
         return True
-    readers = [r for t in node.outputs for r in t.outputs]
+    readers = [r for t in node.outputs for r in data_readers(t)]
     if not readers or _of_one_tensor(node) is None:
         return False
     return all(_joins(reader) or _is_fused(reader, fixed) for reader in readers)
@@ -240,12 +250,12 @@ def _joins(node: gs.Node) -> bool:
 
 
 def _is_read_quantized(tensor: gs.Tensor, fixed: set[int]) -> bool:
-    if id(tensor) in fixed or not tensor.outputs:
+    if id(tensor) in fixed or not data_readers(tensor):
         return False
-    for reader in tensor.outputs:
+    for reader in data_readers(tensor):
         moves = any(t is tensor for t in data_inputs(reader, _OPSET))
         if reader.op != QUANTIZE and not (
-            moves and all(_is_read_quantized(t, fixed) for t in reader.outputs if t.outputs)
+            moves and all(_is_read_quantized(t, fixed) for t in reader.outputs if data_readers(t))
         ):
             return False
     return True

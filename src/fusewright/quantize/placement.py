@@ -222,19 +222,20 @@ def _move_up(
     if not sources or not results:
         return
     fixed = {id(t) for t in graph.outputs}
-    # Who asks for the shape alone does not care on which side of the pair it reads.
-    slots = [
-        (edge(c, i), t)
+    # Who asks for the shape alone does not care on which side of the pair it reads; who reads a
+    # tensor at several inputs is listed once for each.
+    slots = {
+        edge(reader, i)
         for t in results
-        for c in data_readers(t)
-        for i, x in enumerate(c.inputs)
+        for reader in data_readers(t)
+        for i, x in enumerate(reader.inputs)
         if x is t
-    ]
-    if any(key not in edges for key, _ in slots) or any(id(t) in fixed for t in node.outputs):
+    }
+    if not slots <= edges.keys() or any(id(t) in fixed for t in node.outputs):
         return
     if sum(len(data_readers(t)) for t in results) > len(slots):
         return  # read inside a subgraph
-    for key, _ in slots:
+    for key in slots:
         del edges[key]
     for i, tensor in enumerate(node.inputs[: len(sources)]):
         edges[edge(node, i)] = tensor
