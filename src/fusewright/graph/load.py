@@ -27,6 +27,7 @@ from fusewright.graph.intact import (
 from fusewright.graph.light import is_heavy
 from fusewright.graph.model import Interface
 from fusewright.graph.session import TensorSpec, first_line
+from fusewright.graph.sparse import make_dense
 
 OPSETS = range(7, 25)
 # Domains whose operators onnxruntime brings along; everything else is a custom op.
@@ -46,8 +47,8 @@ class Source:
         ops: for each node its operator type.
         producers: tensor name → name of the node that writes it.
         custom: operators that onnxruntime does not have, as `domain::op`.
-        on_disk: whether `proto` is what the file holds; not so where Q/DQ pairs were taken out, or
-            repeated node names made unique.
+        on_disk: whether `proto` is what the file holds; not so where Q/DQ pairs were taken out,
+            sparse tensors made dense, or repeated node names made unique.
         holds_weights: whether `proto` has the values of its weights after all.
     """
 
@@ -81,6 +82,7 @@ def read_source(path: str | Path) -> Source:
     path = Path(path)
     whole = _parse(path)
     mended = mend_texts(whole, path)
+    mended |= make_dense(whole, path)
     check_tensors(whole.graph.initializer, path)
     proto = _structure(whole)
     del whole
@@ -107,6 +109,7 @@ def load_weights(source: Source) -> onnx.ModelProto:
     proto = _parse(source.path)
     load_external(stored_tensors(proto), source.path)
     mend_texts(proto, source.path)
+    make_dense(proto, source.path)
     _rename(proto)
     return proto
 
