@@ -202,3 +202,19 @@ def test_what_is_in_front_computes_what_it_did(make, tmp_path: Path) -> None:
 def _run_in_front(proto: onnx.ModelProto, custom: frozenset[str], feed) -> dict[str, np.ndarray]:
     part = to_proto(runnable_part(gs.import_onnx(proto), custom))
     return dict(zip([v.name for v in part.graph.output], run(part, feed), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["int8+fp16", "int8+bf16", "fp8+fp16", "fp16", "bf16"])
+@pytest.mark.parametrize(("op", "opset"), [("Gelu", 13), ("Gelu", 19), ("Frobnicate", 19)])
+def test_a_standard_operator_that_the_opset_lacks_stays_float_in_a_half_file(
+    op: str, opset: int, precision: str, tmp_path: Path
+) -> None:
+    net = Net(opset)
+    x = net.op("Relu", net.conv(net.input("x", 1, 4, 8, 8), 8, 4))
+    y = net.conv(net.op(op, x), 8, 8)
+    onnx.save(net.proto(y), tmp_path / "net.onnx")
+    result = optimize(
+        tmp_path / "net.onnx", tmp_path / "out.onnx", RandomSamples(2), precision=precision
+    )
+    assert op in [node.op_type for node in result.model.graph.node]
+    assert any(op in note for note in result.notes)

@@ -136,11 +136,15 @@ def _of(*nodes: onnx.NodeProto) -> onnx.ModelProto:
 NO_MODELS = {
     "twice": (
         _of(*(onnx.helper.make_node(op, ["x"], ["y"]) for op in ("Relu", "Exp"))),
-        "onnxruntime cannot load the model: This is an invalid model. Error: Duplicate",
+        "node 'y' (Exp) writes 'y', and so does node 'y' (Relu)",
     ),
     "output": (
         _of(onnx.helper.make_node("Relu", ["x"], ["z"])),
-        "onnxruntime cannot load the model: This is an invalid model. Graph output (y) does not",
+        "nothing writes the output 'y'",
+    ),
+    "arity": (
+        _of(onnx.helper.make_node("Relu", ["x", "x"], ["y"])),
+        "onnxruntime cannot load the model: This is an invalid model. In Node, (",
     ),
     "custom": (
         _of(onnx.helper.make_node("Odd", ["x"], ["y"], domain="odd")),

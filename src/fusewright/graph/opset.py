@@ -50,7 +50,7 @@ def convert_opset(proto: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
     if present >= minimum:
         return proto
     light = without_weights(proto)
-    plugins = _set_aside(light)
+    plugins = _set_aside(light, present)
     try:
         converted = onnx.version_converter.convert_version(light, minimum)
     except (onnx.version_converter.ConvertError, RuntimeError, ValueError) as error:
@@ -66,12 +66,16 @@ def convert_opset(proto: onnx.ModelProto, minimum: int) -> onnx.ModelProto:
     return with_weights(converted, proto)
 
 
-def _set_aside(proto: onnx.ModelProto) -> bool:
-    """Plugins that stand in the standard domain get another: the converter refuses them there."""
+def _set_aside(proto: onnx.ModelProto, opset: int) -> bool:
+    """Plugins that stand in the standard domain get another: the converter refuses them there.
+
+    So do operators that are newer than the opset that the file declares.
+    """
     unknown = [
         node
         for node in with_inner(proto.graph.node)
-        if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type)
+        if node.domain in ("", "ai.onnx")
+        and not onnx.defs.has(node.op_type, max_inclusive_version=opset)
     ]
     for node in unknown:
         node.domain = _ASIDE

@@ -69,7 +69,7 @@ def _dtype(match: Match, x: gs.Tensor) -> np.dtype:
 def _clip_to_relu(match: Match, edit: Edit) -> str | None:
     high = input_at(match.root, 2)
     bound = math.inf if high is None else scalar(high)
-    if bound is None or (high is not None and bound < _float_max(high)):
+    if bound is None or (high is not None and not bound >= _float_max(high)):  # nor NaN
         return "an upper bound"
     reason = _changes_form(match, _RELU_TYPES)
     if reason is not None:

@@ -35,7 +35,8 @@ def _scale_and_shift(match: Match, edit: Edit) -> tuple[np.ndarray, np.ndarray]:
     gamma, beta, mean, variance = (
         values(match.tensors[n]).astype(np.float64) for n in ("gamma", "beta", "mean", "variance")
     )
-    scale = gamma / np.sqrt(variance + attribute(match.root, "epsilon", edit.opset))
+    with np.errstate(invalid="ignore"):  # NaN is refused where all is folded, with its node
+        scale = gamma / np.sqrt(variance + attribute(match.root, "epsilon", edit.opset))
     return scale, beta - mean * scale
 
 

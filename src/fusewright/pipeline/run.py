@@ -12,6 +12,7 @@ from fusewright.calibrate import RandomSamples, open_samples
 from fusewright.engine.profiles import check_shapes
 from fusewright.errors import DataError, PlanError, UsageError
 from fusewright.graph.collector import without_gc
+from fusewright.graph.finite import check_finite
 from fusewright.graph.load import Source, fingerprint, model_files, read_source
 from fusewright.graph.save import check_output
 from fusewright.graph.session import naming
@@ -154,7 +155,7 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
     """clean → normalize → recognise → plan.
 
     Raises:
-        ModelError: the model cannot be handled.
+        ModelError: the model cannot be handled, or has weights that are not finite.
         UsageError: a pattern of the options matches nothing.
         PlanError: the plan file does not fit.
     """
@@ -163,6 +164,7 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
         # Hashing the file needs a core but not the interpreter: it goes on meanwhile.
         digest = reader.submit(fingerprint, source.path, source.proto)
         model = preparation.run((*RULES, POOL_HEAD) if options.pool_head else RULES)
+        check_finite(model)
         model.fingerprint = digest.result()
     model.file_ops = dict(zip(source.names, source.ops, strict=True))
     if source.custom:

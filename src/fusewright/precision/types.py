@@ -89,7 +89,7 @@ class ElementTypes:
         return self.of(tensor) == FLOAT
 
     def _inferred(self, node: gs.Node, index: int) -> int | None:
-        if node.domain not in STANDARD_DOMAINS:
+        if not _is_known(node, self._opset):
             return None
         if node.op == "Cast":
             return int(attribute(node, "to", self._opset))
@@ -100,6 +100,12 @@ class ElementTypes:
             if not tensor.is_empty() and _formal(node.op, self._opset, i, True)[0] == names:
                 return self.of(tensor)
         return None
+
+
+def _is_known(node: gs.Node, opset: int) -> bool:
+    """Whether it is an operator of the standard; not one that is newer than the model's opset."""
+    standard = node.domain in STANDARD_DOMAINS
+    return standard and onnx.defs.has(node.op, max_inclusive_version=opset)
 
 
 def slots_of(node: gs.Node, types: ElementTypes, opset: int, kind: HalfKind) -> Slots:
@@ -123,7 +129,7 @@ def slots_of(node: gs.Node, types: ElementTypes, opset: int, kind: HalfKind) -> 
 def _is_rigid(node: gs.Node, types: ElementTypes, opset: int, kind: HalfKind) -> bool:
     if node.op in _RIGID_OPS or any(True for _ in node.subgraphs()):
         return True
-    if not onnx.defs.has(node.op, max_inclusive_version=opset):
+    if not _is_known(node, opset):
         return True
     if any(types.of(t) is None for t in (*node.inputs, *node.outputs) if not t.is_empty()):
         return True
