@@ -27,6 +27,7 @@ class Block:
         flat: the map comes and goes as [batch, height·width, channels].
         rolled_first: the roll comes in front of the padding, as in timm.
         biased: a stored bias per head and pair of positions.
+        width: channels of the map.
     """
 
     map: tuple[int, int] = (6, 9)
@@ -36,6 +37,7 @@ class Block:
     flat: bool = False
     rolled_first: bool = False
     biased: bool = True
+    width: int = WIDTH
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -55,7 +57,7 @@ class Block:
 
     def feed(self, net: Net) -> str:
         shape = (self.map[0] * self.map[1],) if self.flat else self.map
-        return net.input("x", self.batch, *shape, WIDTH)
+        return net.input("x", self.batch, *shape, self.width)
 
 
 def roll(net: Net, y: str, shift: tuple[int, int]) -> str:
@@ -77,16 +79,16 @@ def pad(net: Net, y: str, block: Block) -> str:
 def cut(net: Net, y: str, block: Block) -> str:
     """[batch, height, width, channels] to [batch·windows, tokens, channels]."""
     (rows, columns), (height, width) = block.padded, block.window
-    y = net.op("Reshape", y, [-1, rows // height, height, columns // width, width, WIDTH])
+    y = net.op("Reshape", y, [-1, rows // height, height, columns // width, width, block.width])
     y = net.op("Transpose", y, perm=[0, 1, 3, 2, 4, 5])
-    return net.op("Reshape", y, [-1, block.tokens, WIDTH])
+    return net.op("Reshape", y, [-1, block.tokens, block.width])
 
 
 def merge(net: Net, y: str, block: Block) -> str:
     (rows, columns), (height, width) = block.padded, block.window
-    y = net.op("Reshape", y, [-1, rows // height, columns // width, height, width, WIDTH])
+    y = net.op("Reshape", y, [-1, rows // height, columns // width, height, width, block.width])
     y = net.op("Transpose", y, perm=[0, 1, 3, 2, 4, 5])
-    return net.op("Reshape", y, [-1, rows, columns, WIDTH])
+    return net.op("Reshape", y, [-1, rows, columns, block.width])
 
 
 def unpad(net: Net, y: str, block: Block) -> str:
@@ -98,7 +100,7 @@ def unpad(net: Net, y: str, block: Block) -> str:
 def partition(net: Net, x: str, block: Block) -> str:
     """From the map to the windows."""
     if block.flat:
-        x = net.op("Reshape", x, [-1, *block.map, WIDTH])
+        x = net.op("Reshape", x, [-1, *block.map, block.width])
     if block.rolled_first:
         return cut(net, pad(net, roll(net, x, block.shift), block), block)
     return cut(net, roll(net, pad(net, x, block), block.shift), block)
@@ -113,7 +115,7 @@ def reverse(net: Net, y: str, block: Block) -> str:
     else:
         y = unpad(net, roll(net, y, back), block)
     if block.flat:
-        y = net.op("Reshape", y, [-1, block.map[0] * block.map[1], WIDTH])
+        y = net.op("Reshape", y, [-1, block.map[0] * block.map[1], block.width])
     return y
 
 

@@ -1,0 +1,315 @@
+"""Puts one graph through the tool and looks for anything that must not be."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from asking import Asked
+from building import run
+from pairs import poor_pairs
+from recipe import Drawn
+
+import fusewright
+from fusewright.errors import FusewrightError, UsageError
+from fusewright.plan.file import write_plan
+
+Feeds = list[dict[str, np.ndarray]]
+Outputs = list[list[np.ndarray]]
+CALIBRATION, UNSEEN = 8, 4
+# Decibels. A rewrite in float may cost what another order of additions costs; a level of
+# onnxruntime's optimizer may cost little against none; below `LOW` someone has to look.
+EXACT, LEVEL_LOSS, LEVEL_ENOUGH = 94.0, 6.0, 30.0
+LOW = {"": 40.0, "int8": 12.0, "fp8": 8.0, "int4": 5.0, "nvfp4": 3.0}
+LOW_BF16 = 22.0
+LEVELS = {
+    "off": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+# Refusals that are right: the model is at fault, or the settings are idle for it.
+EXPECTED = (
+    r"matches no group",
+    r"opset .* does not keep the model's results",
+    r"converting opset|opset conversion",
+    r"samples? .*(NaN|Inf)",
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that must not be."""
+
+    kind: str
+    detail: str
+
+
+@dataclass
+class Verdict:
+    """All that came of one graph.
+
+    Attributes:
+        skipped: why it was not judged: an invalid graph, an expected refusal.
+        decibels: of the worst output on the worst unseen sample.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    skipped: str = ""
+    decibels: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, kind: str, detail: object) -> None:
+        self.findings.append(Finding(kind, " ".join(str(detail).split())[:400]))
+
+
+def reference(drawn: Drawn) -> Outputs:
+    """What the model gives on the unseen samples.
+
+    Raises:
+        Exception: it is no valid model, or onnxruntime does not run it.
+    """
+    onnx.checker.check_model(drawn.proto, full_check=not drawn.proto.graph.sparse_initializer)
+    session = open_at(drawn.proto.SerializeToString(), "off")
+    for feed in drawn.feeds[:CALIBRATION]:
+        session.run(None, feed)
+    return [session.run(None, feed) for feed in unseen(drawn)]
+
+
+def unseen(drawn: Drawn) -> Feeds:
+    return drawn.feeds[CALIBRATION : CALIBRATION + UNSEEN]
+
+
+def judge(drawn: Drawn, asked: Asked, folder: Path) -> Verdict:
+    """Runs the tool on one valid model and checks the result."""
+    verdict = Verdict()
+    try:
+        expected = reference(drawn)
+    except Exception as error:  # noqa: BLE001 - of any of three libraries: the graph is no good
+        verdict.skipped = f"invalid: {str(error).splitlines()[0][:120]}"
+        return verdict
+    if not all(
+        np.isfinite(a).all() for outputs in expected for a in outputs if a.dtype.kind == "f"
+    ):
+        verdict.skipped = "not finite"
+        return verdict
+    model, out = folder / "m.onnx", folder / "o.onnx"
+    onnx.save(drawn.proto, model)
+    calibration = drawn.feeds[:CALIBRATION]
+    try:
+        result = fusewright.optimize(
+            model, out, calibration, precision=asked.precision, **asked.settings
+        )
+    except FusewrightError as error:
+        if isinstance(error, UsageError) or any(re.search(p, str(error)) for p in EXPECTED):
+            verdict.skipped = f"refused: {error}"
+        else:
+            verdict.add("refused", error)
+        return verdict
+    except Exception:  # noqa: BLE001 - what must not come out
+        verdict.add("exception", _last_lines())
+        return verdict
+    _checks(drawn, asked, folder, result, expected, verdict)
+    return verdict
+
+
+def _last_lines() -> str:
+    lines = traceback.format_exc().splitlines()
+    places = [line.strip() for line in lines if "fusewright/" in line]
+    return f"{lines[-1]} | {' < '.join(places[-2:])}"
+
+
+def _checks(
+    drawn: Drawn, asked: Asked, folder: Path, result: Any, expected: Outputs, verdict: Verdict
+) -> None:
+    for event in result.trace.undone():
+        verdict.add("undone", f"{event.stage} {event.name} {event.detail}")
+    model, out = folder / "m.onnx", folder / "o.onnx"
+    made = onnx.load(out)
+    _interface(drawn.proto, made, asked, verdict)
+    _accuracy(drawn, asked, folder, expected, result, verdict)
+    _parsed(model, out, verdict)
+    steps = {"twice": _twice, "plan": _planned, "inspect": _inspected, "strip": _stripped}
+    for name in asked.checks:
+        try:
+            steps[name](drawn, asked, folder, result, expected, verdict)
+        except Exception:  # noqa: BLE001 - as above
+            verdict.add(f"{name} exception", _last_lines())
+
+
+def _interface(
+    before: onnx.ModelProto, after: onnx.ModelProto, asked: Asked, verdict: Verdict
+) -> None:
+    stored = {t.name for t in before.graph.initializer}
+    stored |= {t.values.name for t in before.graph.sparse_initializer}
+    for what in ("input", "output"):
+        old = [v for v in getattr(before.graph, what) if what == "output" or v.name not in stored]
+        new = list(getattr(after.graph, what))
+        if [v.name for v in old] != [v.name for v in new]:
+            verdict.add("interface", f"{what}s {[v.name for v in old]} → {[v.name for v in new]}")
+            continue
+        for a, b in zip(old, new, strict=True):
+            one, other = a.type.tensor_type, b.type.tensor_type
+            same_type = one.elem_type == other.elem_type or "io_types" in asked.settings
+            dims = [(d.dim_value, d.dim_param) for d in one.shape.dim]
+            others = [(d.dim_value, d.dim_param) for d in other.shape.dim]
+            if not same_type or (what == "input" and dims != others) or len(dims) != len(others):
+                verdict.add("interface", f"{a.name}: {one} → {other}".replace("\n", " "))
+
+
+def open_at(model: bytes, level: str) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = LEVELS[level]
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def decibels(drawn: Drawn, expected: Outputs, actual: Outputs) -> float:
+    """SQNR of the worst output, over all samples; outputs that jump are left out."""
+    worst = np.inf
+    for i, value in enumerate(drawn.proto.graph.output):
+        pairs = [(a[i], b[i]) for a, b in zip(expected, actual, strict=True)]
+        if value.name in drawn.rough or pairs[0][0].dtype.kind != "f":
+            continue
+        if any(a.shape != b.shape for a, b in pairs):
+            return -np.inf
+        one, other = (np.concatenate([np.ravel(p[k]) for p in pairs]) for k in (0, 1))
+        worst = min(worst, _sqnr(one.astype(np.float64), other.astype(np.float64)))
+    return float(worst)
+
+
+def _sqnr(a: np.ndarray, b: np.ndarray) -> float:
+    noise, signal = float(((a - b) ** 2).sum()), float((a**2).sum())
+    if not np.isfinite(noise):
+        return -np.inf
+    if noise <= 1e-12 * max(a.size, 1):
+        return np.inf
+    return -np.inf if signal == 0 else 10 * float(np.log10(signal / noise))
+
+
+def _accuracy(
+    drawn: Drawn, asked: Asked, folder: Path, expected: Outputs, result: Any, verdict: Verdict
+) -> None:
+    feeds, out = unseen(drawn), (folder / "o.onnx").read_bytes()
+    if "bf16" in asked.precision or "fp4" in asked.precision or "io_types" in asked.settings:
+        compared = fusewright.compare(folder / "m.onnx", folder / "o.onnx", feeds)
+        found = [o.sqnr_db for o in compared.outputs if o.name not in drawn.rough]
+        verdict.decibels = min((d for d in found if d is not None), default=np.inf)
+    else:
+        by_level = {}
+        for level in LEVELS:
+            try:
+                session = open_at(out, level)
+                by_level[level] = decibels(drawn, expected, [session.run(None, f) for f in feeds])
+            except Exception as error:  # noqa: BLE001 - onnxruntime's own
+                verdict.add(f"level {level}", error)
+        verdict.facts["levels"] = by_level
+        verdict.decibels = by_level.get("off")
+        if verdict.decibels is not None:
+            need = min(verdict.decibels - LEVEL_LOSS, LEVEL_ENOUGH)
+            low = {level: round(d, 1) for level, d in by_level.items() if d < need}
+            if low:
+                verdict.add("level loss", f"off {verdict.decibels:.1f}, {low}")
+    _floor(drawn, asked, folder, expected, verdict)
+    if asked.quantized == "int8" and "off" in verdict.facts.get("levels", {}):
+        for text in poor_pairs(out, drawn.feeds[:CALIBRATION]):
+            verdict.add("poor scale", text)
+
+
+def _floor(drawn: Drawn, asked: Asked, folder: Path, expected: Outputs, verdict: Verdict) -> None:
+    if verdict.decibels is None:
+        return
+    if asked.precision == "fp32":
+        floor = min(EXACT, noise_of(drawn, expected) - 20)
+    else:
+        floor = LOW_BF16 if asked.precision == "bf16" else LOW[asked.quantized]
+    if verdict.decibels < floor:
+        kind = "wrong" if asked.precision == "fp32" else f"low {asked.precision}"
+        verdict.add(kind, f"{verdict.decibels:.1f} dB, floor {floor:.0f}")
+
+
+def noise_of(drawn: Drawn, expected: Outputs) -> float:
+    """What another order of additions does to the original."""
+    session = open_at(drawn.proto.SerializeToString(), "all")
+    return decibels(drawn, expected, [session.run(None, f) for f in unseen(drawn)])
+
+
+def _parsed(model: Path, out: Path, verdict: Verdict) -> None:
+    from parsing import refusal
+
+    why = refusal(out)
+    if why is not None and refusal(model) is None:
+        verdict.add("parser", why)
+
+
+def _twice(
+    drawn: Drawn, asked: Asked, folder: Path, result: Any, expected: Outputs, verdict: Verdict
+) -> None:
+    again = folder / "again.onnx"
+    fusewright.optimize(
+        folder / "m.onnx",
+        again,
+        drawn.feeds[:CALIBRATION],
+        precision=asked.precision,
+        **asked.settings,
+    )
+    if again.read_bytes() != (folder / "o.onnx").read_bytes():
+        verdict.add("twice", "another run gives other bytes")
+
+
+def _planned(
+    drawn: Drawn, asked: Asked, folder: Path, result: Any, expected: Outputs, verdict: Verdict
+) -> None:
+    deciding = ("group_precision", "per_tensor_weights", "block_size", "pool_head")
+    write_plan(
+        fusewright.inspect(
+            folder / "m.onnx",
+            precision=asked.precision,
+            **{k: v for k, v in asked.settings.items() if k in deciding},
+        ),
+        folder / "p.yaml",
+    )
+    again = folder / "again.onnx"
+    more = {k: v for k, v in asked.settings.items() if k != "group_precision"}
+    fusewright.optimize(
+        folder / "m.onnx",
+        again,
+        drawn.feeds[:CALIBRATION],
+        precision=asked.precision,
+        plan=folder / "p.yaml",
+        **more,
+    )
+    if again.read_bytes() != (folder / "o.onnx").read_bytes():
+        verdict.add("plan", "the plan file gives other bytes")
+
+
+def _inspected(
+    drawn: Drawn, asked: Asked, folder: Path, result: Any, expected: Outputs, verdict: Verdict
+) -> None:
+    seen = fusewright.inspect(folder / "o.onnx")
+    one, other = (
+        Counter((g.kind, g.decision) for g in plan.groups if g.is_quantized)
+        for plan in (result.plan, seen)
+    )
+    if one and asked.quantized != "int4" and one != other:
+        verdict.add("inspect", f"{dict(one - other)} → {dict(other - one)}")
+
+
+def _stripped(
+    drawn: Drawn, asked: Asked, folder: Path, result: Any, expected: Outputs, verdict: Verdict
+) -> None:
+    stripped = fusewright.strip_qdq(folder / "o.onnx")
+    if asked.precision not in ("int8", "fp8"):
+        return
+    found = decibels(drawn, expected, [run(stripped, feed) for feed in unseen(drawn)])
+    floor = min(EXACT, noise_of(drawn, expected) - 20)
+    if found < floor:
+        verdict.add("strip", f"{found:.1f} dB, floor {floor:.0f}")

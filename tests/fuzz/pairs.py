@@ -1,0 +1,66 @@
+"""Whether each activation's scale is near the best there is for its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+# Decibels below the best scale, and so few that it matters.
+MARGIN, ENOUGH = 10.0, 20.0
+
+
+def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator[str]:
+    """A line for each INT8 pair on an activation whose scale is far from the best one.
+
+    The best is found by trying, on the samples of the calibration.
+    """
+    proto = onnx.ModelProto.FromString(model)
+    stored = {t.name: t for t in proto.graph.initializer}
+    pairs = [
+        n
+        for n in proto.graph.node
+        if n.op_type == "QuantizeLinear"
+        and n.input[0] not in stored
+        and len(n.input) > 2
+        and n.input[2] in stored
+        and stored[n.input[2]].data_type == TensorProto.INT8
+        and not stored[n.input[1]].dims
+    ]
+    if not pairs:
+        return
+    known = {v.name for v in (*proto.graph.input, *proto.graph.output)}
+    wanted = [n for n in dict.fromkeys(p.input[0] for p in pairs) if n not in known]
+    proto.graph.output.extend(helper.make_empty_tensor_value_info(n) for n in wanted)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(proto.SerializeToString(), options)
+    names = [v.name for v in session.get_outputs()]
+    seen = [dict(zip(names, session.run(None, f), strict=True)) | dict(f) for f in feeds]
+    for pair in pairs:
+        values = np.concatenate([np.ravel(s[pair.input[0]]) for s in seen]).astype(np.float64)
+        scale = float(numpy_helper.to_array(stored[pair.input[1]]))
+        found, best = _sqnr(values, scale), best_sqnr(values)
+        if found < min(best - MARGIN, ENOUGH):
+            yield f"{pair.input[0]}: {found:.1f} dB by scale {scale:.3g}, the best has {best:.1f}"
+
+
+def best_sqnr(values: np.ndarray) -> float:
+    """By the best of many scales."""
+    top = float(np.abs(values).max(initial=0.0)) / 127
+    if not np.isfinite(top):
+        return np.inf
+    return max((_sqnr(values, top * f) for f in np.geomspace(0.02, 1.0, 24)), default=np.inf)
+
+
+def _sqnr(values: np.ndarray, scale: float) -> float:
+    signal = float((values**2).sum())
+    if signal == 0 or scale < 1e-30:
+        return np.inf
+    rounded = np.clip(np.rint(values / scale), -128, 127) * scale
+    noise = float(((values - rounded) ** 2).sum())
+    return np.inf if noise == 0 else 10 * float(np.log10(signal / noise))
