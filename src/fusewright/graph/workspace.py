@@ -64,8 +64,9 @@ class StoredValues(LazyValues):  # type: ignore[misc]
 
 
 def refer_to(graph: gs.Graph, workspace: Workspace) -> None:
-    """Lets the constants of an imported graph read what lies in the workspace."""
-    for tensor in graph.tensors().values():
+    """Lets the constants of an imported graph and its bodies read what lies in the workspace."""
+    scopes = (graph, *graph.subgraphs(recursive=True))
+    for tensor in (tensor for scope in scopes for tensor in scope.tensors().values()):
         held = tensor._values if isinstance(tensor, gs.Constant) else None
         if isinstance(held, LazyValues) and is_external(held.tensor):
             tensor._values = StoredValues(held.tensor, workspace)
