@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -168,3 +169,32 @@ def test_beside_bodies_float16_stays_and_a_note_says_so(tmp_path: Path) -> None:
         == "FP16 tensors beside bodies of If, Loop or Scan stay FP16: nothing of them is quantized"
     )
     assert {group.decision for group in result.plan.groups} == {"float"}
+
+
+def _bf16(net: Net, value: object) -> str:
+    return net.store(value, dtype=ml_dtypes.bfloat16)
+
+
+BF16_NETS = {
+    "Conv": lambda net, x: net.conv(x, 8, 4, dtype=ml_dtypes.bfloat16),
+    "Cast": lambda net, x: net.op("Cast", x, to=BF16),
+    "relu6": lambda net, x: net.op("Min", net.op("Max", x, _bf16(net, 0)), _bf16(net, 6)),
+    "pool": lambda net, x: net.op("ReduceMean", x, [2, 3]),
+    "Einsum": lambda net, x: net.op("Einsum", x, x, equation="bchw,bchx->bcwx"),
+    "GELU": lambda net, x: net.op("Mul", x, net.op("Add", net.op("Erf", x), _bf16(net, 1))),
+    "Attention": lambda net, x: net.op("Attention", x, x, x),
+    "norm": lambda net, x: net.op(
+        "InstanceNormalization", x, _bf16(net, np.ones(4)), _bf16(net, np.zeros(4))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BF16_NETS)
+def test_a_file_with_a_bf16_interface_is_looked_at(name: str, tmp_path: Path) -> None:
+    """As `--io-types half` writes it beside a BF16 rest."""
+    net = Net(opset=23)
+    x = net.input("x", 2, 4, 8, 8, dtype=ml_dtypes.bfloat16)
+    onnx.save(net.proto(BF16_NETS[name](net, x)), tmp_path / "m.onnx")
+    kinds = [group.kind for group in inspect(tmp_path / "m.onnx").groups]
+    expected = {"Conv": ["ConvBN"], "pool": ["AdaptiveAvgPool"]}
+    assert kinds == expected.get(name, ["ScaledDotProductAttention"] * (name == "Attention"))

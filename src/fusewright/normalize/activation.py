@@ -11,6 +11,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import input_at, is_constant, rank_of, scalar
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern, const, number, one_of, op, optional, var
@@ -30,8 +31,8 @@ def _relu6(inner: Pattern) -> Pattern:
 def _changes_form(match: Match, types: tuple[str, ...]) -> str | None:
     """A rank that a constant enlarges, or a type that the operator to be written does not have."""
     x = match.tensors["x"]
-    if x.dtype is not None and np.dtype(x.dtype).name not in types:
-        return f"type {np.dtype(x.dtype)}"
+    if x.dtype is not None and numpy_type(x.dtype).name not in types:
+        return f"type {numpy_type(x.dtype)}"
     rank = rank_of(x)
     ranks = [len(t.shape) for node in match.nodes for t in node.inputs if is_constant(t)]
     if rank is not None and max(ranks, default=0) > max(rank, 1):
@@ -62,8 +63,7 @@ def _clip_pair(match: Match, edit: Edit) -> str | None:
 
 def _dtype(match: Match, x: gs.Tensor) -> np.dtype:
     bound = match.tensors.get("low", match.tensors.get("high"))
-    dtype: np.dtype = np.dtype(bound.dtype if bound is not None else x.dtype)
-    return dtype
+    return numpy_type(bound.dtype if bound is not None else x.dtype)
 
 
 def _clip_to_relu(match: Match, edit: Edit) -> str | None:
@@ -79,7 +79,7 @@ def _clip_to_relu(match: Match, edit: Edit) -> str | None:
 
 
 def _float_max(tensor: gs.Tensor) -> float:
-    return float(np.finfo(tensor.dtype).max) if np.dtype(tensor.dtype).kind == "f" else math.inf
+    return float(np.finfo(tensor.dtype).max) if numpy_type(tensor.dtype).kind == "f" else math.inf
 
 
 def _hard_sigmoid(match: Match, edit: Edit) -> str | None:

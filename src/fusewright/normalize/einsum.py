@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import is_constant, rank_of, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Const, Pattern, Var, one_of, op, optional
@@ -44,7 +45,7 @@ def _rewrite(match: Match, edit: Edit) -> str | None:
 def _unfit(product: Product, operands: list[gs.Tensor]) -> str | None:
     if all(is_constant(t) for t in operands):
         return "two stored operands"
-    if any(t.dtype is not None and np.dtype(t.dtype).kind != "f" for t in operands):
+    if any(t.dtype is not None and numpy_type(t.dtype).kind != "f" for t in operands):
         return "integers"
     sizes: dict[str, int] = {}
     for labels, tensor in zip((product.a, product.b), operands, strict=True):

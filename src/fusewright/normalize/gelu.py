@@ -14,6 +14,7 @@ import math
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import scalar
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Const, Pattern, const, one_of, op, var
@@ -105,8 +106,8 @@ def _inexact(match: Match, edit: Edit) -> str | None:
         found = scalar(tensor)
         if found is None or abs(found - value) > tolerance * value:
             return f"a constant {found:g} where {value:.8g} is exact"
-        if np.dtype(tensor.dtype) != np.float32:
-            return f"type {np.dtype(tensor.dtype)}"
+        if numpy_type(tensor.dtype) != np.float32:
+            return f"type {numpy_type(tensor.dtype)}"
     return None
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import attribute, is_constant, rank_of, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern, const, maybe, one_of, op, var
@@ -70,8 +71,8 @@ def _rewrite(match: Match, edit: Edit) -> str | None:
     x = match.tensors["x"]
     if (rank_of(x) or 0) < 3 or not isinstance(x.shape[1], int):
         return "channels that are not known"
-    if x.dtype is not None and np.dtype(x.dtype) != np.float32:
-        return f"type {np.dtype(x.dtype)}; the operator rounds otherwise"
+    if x.dtype is not None and numpy_type(x.dtype) != np.float32:
+        return f"type {numpy_type(x.dtype)}; the operator rounds otherwise"
     groups = _groups(match, edit.opset)
     if isinstance(groups, str):
         return groups

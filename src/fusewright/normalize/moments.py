@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import attribute, axes_of, input_at, is_constant, rank_of, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Pattern, const, one_of, op, optional
@@ -51,7 +52,7 @@ def epsilon_of(match: Match) -> float:
 def type_of(match: Match) -> np.dtype | None:
     """The type that a matched chain computes in, where it is known."""
     known = (match.tensors.get(name) for name in ("x", "eps", "scale"))
-    return next((np.dtype(t.dtype) for t in known if t is not None and t.dtype is not None), None)
+    return next((numpy_type(t.dtype) for t in known if t is not None and t.dtype is not None), None)
 
 
 def trailing_axes(nodes: Iterable[gs.Node], x: gs.Tensor, opset: int) -> int | None:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import attribute, input_at, is_constant, producer, rank_of, values
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import Const, Pattern, Var, one_of, op, optional, var
@@ -129,8 +130,8 @@ def _kept(attention: _Attention) -> str | None:
             node.outputs[slot].outputs or id(node.outputs[slot]) in outputs
         ):
             return f"{what} is read"
-    if any(t.dtype is not None and np.dtype(t.dtype) != np.float32 for t in node.inputs[:3]):
-        return f"type {np.dtype(node.inputs[0].dtype)}, which runs as one kernel"
+    if any(t.dtype is not None and numpy_type(t.dtype) != np.float32 for t in node.inputs[:3]):
+        return f"type {numpy_type(node.inputs[0].dtype)}, which runs as one kernel"
     if attention.attr("softmax_precision") not in (0, onnx.TensorProto.FLOAT):
         return "a Softmax of another precision"
     return None
@@ -192,7 +193,7 @@ def _biases(attention: _Attention, scores: Operand) -> list[gs.Tensor]:
     if stored is not None:
         bias = _as_bias(stored) if stored.dtype == np.bool_ else stored
         biases.append(edit.constant(f"{name}_mask", bias))
-    elif mask is not None and np.dtype(mask.dtype) != np.bool_:
+    elif mask is not None and numpy_type(mask.dtype) != np.bool_:
         biases.append(mask)
     elif mask is not None:
         zero, never = (np.array(n, np.float32) for n in (0.0, -np.inf))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import attribute, axes_of, rank_of
 from fusewright.match.matcher import Match
 from fusewright.match.pattern import const, op, optional, var
@@ -19,8 +18,8 @@ def _reduce_mean(match: Match, edit: Edit) -> str | None:
     if sorted(axes_of(node, edit.opset, rank) or ()) != list(range(2, rank)):
         return "other axes than the spatial ones"
     # ReduceMean takes integers and float64 too, for which onnxruntime has no GlobalAveragePool.
-    if x.dtype is not None and np.dtype(x.dtype).name not in ("float16", "float32"):
-        return f"type {np.dtype(x.dtype)}"
+    if x.dtype is not None and numpy_type(x.dtype).name not in ("float16", "float32"):
+        return f"type {numpy_type(x.dtype)}"
     pool = edit.node("GlobalAveragePool", [x], node.name)
     if attribute(node, "keepdims", edit.opset):
         edit.replace(match, [pool])

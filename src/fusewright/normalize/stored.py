@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.edit import bypass, detach, redirect
 from fusewright.graph.walk import attribute, axes_of, input_at, values
 from fusewright.match.matcher import Match
@@ -65,7 +66,7 @@ def _with_axes(match: Match, opset: int) -> np.ndarray | None:
 def _drop_cast(match: Match, edit: Edit) -> str | None:
     node, x = match.root, match.tensors["x"]
     to = onnx.helper.tensor_dtype_to_np_dtype(attribute(node, "to", edit.opset))
-    if x.dtype is None or np.dtype(x.dtype) != to:
+    if x.dtype is None or numpy_type(x.dtype) != to:
         return "another type"
     done = bypass(edit.model.graph, node, x)
     return None if done else "it names an output of the model"
