@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from building import Net
+from building import Net, run
 from onnx import TensorProto, helper, numpy_helper
 
 from fusewright.calibrate import RandomSamples
@@ -198,3 +198,23 @@ def test_a_file_with_a_bf16_interface_is_looked_at(name: str, tmp_path: Path) ->
     kinds = [group.kind for group in inspect(tmp_path / "m.onnx").groups]
     expected = {"Conv": ["ConvBN"], "pool": ["AdaptiveAvgPool"]}
     assert kinds == expected.get(name, ["ScaledDotProductAttention"] * (name == "Attention"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8+fp16"])
+def test_a_stored_tensor_that_is_an_output_of_a_file_in_fp16(
+    precision: str, tmp_path: Path
+) -> None:
+    net = Net()
+    weight = net.draw(4, 4, 3, 3, dtype=np.float16)
+    x = net.input("x", 2, 4, 8, 8, dtype=np.float16)
+    # HardSwish, which onnxruntime has as a function only, takes another road through the cleaner.
+    y = net.op("HardSwish", net.op("Conv", x, weight))
+    before = net.proto(y, weight)
+    onnx.save(before, tmp_path / "m.onnx")
+    result = optimize(
+        tmp_path / "m.onnx", tmp_path / "o.onnx", RandomSamples(2), precision=precision, strict=True
+    )
+    feed = {"x": np.ones((2, 4, 8, 8), np.float16)}
+    (_, stored), (made, same) = (run(model, feed) for model in (before, result.model))
+    assert made.dtype == same.dtype == np.float16
+    assert np.array_equal(stored, same)

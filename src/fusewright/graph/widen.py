@@ -88,6 +88,8 @@ def _keep_interface(graph: onnx.GraphProto) -> None:
     given = {v.name: v for v in graph.output if v.type.tensor_type.elem_type in HALF}
     used = _names(graph)
     inside = {name: _fresh(f"{name}_float32", used) for name in dict.fromkeys((*fed, *given))}
+    for tensor in graph.initializer:  # a stored tensor may be an output
+        tensor.name = inside.get(tensor.name, tensor.name)
     for scope in _graphs(graph):
         for node in scope.node:
             node.input[:] = [inside.get(name, name) for name in node.input]
