@@ -76,7 +76,7 @@ def test_the_linter_knows_a_bad_scale() -> None:
     plan, _, _ = _inserted("nvfp4")
     node = next(n for n in plan.model.graph.nodes if n.op == "TRT_FP4DynamicQuantize")
     node.inputs[1].values = np.zeros((), np.float32)
-    assert any("not positive" in line for line in lint(plan.model.graph))
+    assert any("not positive" in found.text for found in lint(plan.model.graph))
 
 
 @FORMS
@@ -84,7 +84,7 @@ def test_the_linter_knows_a_bad_block(form: str) -> None:
     plan, _, _ = _inserted(form)
     node = next(n for n in plan.model.graph.nodes if "Dynamic" in n.op)
     node.attrs["block_size"] = 48
-    assert any("blocks of 48" in line for line in lint(plan.model.graph))
+    assert any("blocks of 48" in found.text for found in lint(plan.model.graph))
 
 
 @FORMS
@@ -93,7 +93,7 @@ def test_the_linter_knows_one_operand_alone(form: str) -> None:
     node = next(n for n in plan.model.graph.nodes if n.name == "first")
     source = next(n for n in plan.model.graph.nodes if n.op == "Transpose")
     node.inputs[0] = source.outputs[0]
-    assert any("one of its two operands" in line for line in lint(plan.model.graph))
+    assert any("one of its two operands" in found.text for found in lint(plan.model.graph))
 
 
 @FORMS

@@ -168,10 +168,10 @@ PLANTED: dict[Callable[[gs.Graph], None], str] = {
     _no_zero_point: "a zero-point other than 0 of INT8",
     _other_scale_behind: "another scale or axis",
     _other_axis_behind: "another scale or axis",
-    _second_pair: "tensor 'residual_y' has 2 pairs",
+    _second_pair: "is one of 2 pairs of tensor 'residual_y'",
     _twice: "quantizes what was quantized already",
     _integers: "quantizes a tensor of type int64",
-    _output: "is quantized",
+    _output: "which is quantized",
     _weight_without_activation: "Conv 'last' has a pair on one of its two operands",
     _activation_without_weight: "Conv 'last' has a pair on one of its two operands",
     _bias: "Conv 'last' has a quantized bias",
@@ -211,7 +211,7 @@ def test_act_added_to_its_own_input_is_clean() -> None:
 def test_one_sided_act_add_is_found_behind_every_act(act: Act) -> None:
     graph = _graph(act)
     _one_sided_act_add(graph)
-    assert any("Add 'act_add' reads INT8 and writes float" in line for line in lint(graph))
+    assert any("Add 'act_add' reads INT8 and writes float" in found.text for found in lint(graph))
 
 
 @pytest.mark.parametrize("plant", PLANTED, ids=lambda f: f.__name__.strip("_"))
@@ -219,8 +219,8 @@ def test_planted_violation_is_found(plant: Callable[[gs.Graph], None]) -> None:
     graph = _graph()
     plant(graph)
     found = lint(graph)
-    assert any(PLANTED[plant] in line for line in found), found
-    assert all("\n" not in line for line in found)
+    assert any(PLANTED[plant] in one.text for one in found), found
+    assert all("\n" not in one.text for one in found)
 
 
 def test_pairs_on_both_sides_of_an_op_without_weights_are_clean() -> None:

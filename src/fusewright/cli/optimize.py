@@ -102,7 +102,7 @@ def optimize(
         int, typer.Option("--verify-samples", help="Samples that every rewrite is proven on.")
     ] = 4,
     strict: Annotated[
-        bool, typer.Option("--strict", help="A rewrite that fails its proof is an error.")
+        bool, typer.Option("--strict", help="Error for failed proofs and refused Q/DQ pairs.")
     ] = False,
     build: Annotated[
         Path | None,

@@ -20,6 +20,7 @@ from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import RewriteError
 from fusewright.pipeline.provenance import stamp
+from fusewright.pipeline.quantizing import set_types
 from fusewright.pipeline.result import Result
 from fusewright.pipeline.searching import find_judge, plan_beside, search
 from fusewright.pipeline.smoothing import smooth
@@ -28,7 +29,6 @@ from fusewright.pipeline.stages import (
     collapse_float,
     collapsed_proto,
     measure,
-    set_types,
     watch_samples,
 )
 from fusewright.pipeline.trace import peak_memory
@@ -127,7 +127,8 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
             round_int4(plan, in_four_bits, job)
             if judge is not None:
                 placement, seen, searched = search(plan, groups, seen, job, judge, target)
-            half = set_types(plan, placement, seen, job)
+            typed = set_types(plan, placement, seen, job)
+            placement, seen, half = typed.placement, typed.seen, typed.half
             proto = collapsed_proto(plan, groups)
 
         with job.trace.stage("verify") as details:

@@ -37,7 +37,8 @@ class Options:
         percentile: of that method, in percent.
         samples: how many calibration samples are used; None takes all.
         verify_samples: on how many of them every rewrite is checked.
-        strict: a rewrite that changes the results is an error instead of being undone.
+        strict: a rewrite that changes the results is an error instead of being undone; so are Q/DQ
+            pairs that the linter refuses, instead of what they are for being left float.
         flat: leave groups as nodes instead of collapsing them into local functions; always so
             where the target parses none.
         pool_head: turn Flatten → Linear behind a global pool into a 1x1 Conv → Flatten.

@@ -22,7 +22,8 @@ from fusewright.graph.convert import to_proto
 from fusewright.graph.save import save
 from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import Options
-from fusewright.pipeline.stages import Job, Seen, collapsed_proto, measure, set_types
+from fusewright.pipeline.quantizing import set_types
+from fusewright.pipeline.stages import Job, Seen, collapsed_proto, measure
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.collapse import collapse
 from fusewright.plan.decide import matched
@@ -200,15 +201,17 @@ class _Workshop:
         self, plan: Plan, groups: list[Group], scales: Scales, seen: Seen, job: Job
     ) -> None:
         self._plan, self._groups, self._scales, self._seen = plan, groups, scales, seen
-        # Trials leave no trace of their own.
-        self._job = replace(job, trace=Trace(), workspace=_Held(job.workspace.folder))
+        # Trials leave no trace of their own, and one that the linter refuses has failed.
+        strict = replace(job.options, strict=True)
+        held = _Held(job.workspace.folder)
+        self._job = replace(job, options=strict, trace=Trace(), workspace=held)
 
     @contextmanager
     def make(self, placement: Placement) -> Iterator[_Made]:
         copied = collapse(self._plan.model.graph, self._plan, ())
         plan = replace(self._plan, model=replace(self._plan.model, graph=copied))
         seen = replace(self._seen, ranges=self._scales.ranges(placement))
-        half = set_types(plan, placement, seen, self._job)
+        half = set_types(plan, placement, seen, self._job).half
         try:
             yield _Made(plan, self._groups, half, self._job)
         finally:

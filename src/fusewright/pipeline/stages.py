@@ -10,35 +10,26 @@ import onnx
 
 from fusewright.calibrate import Ranges, Samples
 from fusewright.calibrate.runner import Observations, begin, watch
-from fusewright.errors import ModelError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source
 from fusewright.graph.save import save
 from fusewright.graph.workspace import Workspace
-from fusewright.pipeline.options import FP32, HALF, Options
+from fusewright.pipeline.options import FP32, Options
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import Proof
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.collapse import collapse
 from fusewright.plan.plan import OFF, Group, Plan
 from fusewright.precision import (
-    HalfOptions,
     HalfPlan,
     Probe,
     TensorRanges,
-    apply_half,
-    plan_half,
     what_to_measure,
 )
 from fusewright.precision.check import RangeCheck
 from fusewright.precision.twin import rounding_twin
-from fusewright.quantize.between import kept_float
-from fusewright.quantize.blockwise.insert import insert_blocks
-from fusewright.quantize.insert import insert_qdq
-from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement
 from fusewright.search import observed
-from fusewright.target import FORMATS
 from fusewright.verify import Comparison
 from fusewright.verify.blockwise import with_emulated_blocks
 
@@ -161,47 +152,6 @@ def with_outputs(proto: onnx.ModelProto, wanted: Iterable[str]) -> onnx.ModelPro
     known = {v.name for v in (*proto.graph.output, *proto.graph.input)}
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in wanted if n not in known)
     return proto
-
-
-def set_types(plan: Plan, placement: Placement, seen: Seen, job: Job) -> HalfPlan | None:
-    """Q/DQ pairs, and then half for the rest where that is asked for; in place.
-
-    Raises:
-        ModelError: the result breaks a rule of the Q/DQ linter.
-    """
-    graph, half = plan.model.graph, None
-    found = {} if seen.ranges is None else seen.ranges.sites
-    thresholds = {scale: found[scale].threshold for scale in placement.observe}
-    if placement.activations or placement.weights:
-        with job.trace.stage("quantize") as details:
-            insert_qdq(graph, placement, thresholds | placement.fixed)
-            details.append(f"{len(placement.activations) + len(placement.weights)} Q/DQ pairs")
-    if seen.tensors is not None:
-        with job.trace.stage("precision") as details:
-            half = _set_half(plan, seen.tensors, job)
-            details.append(f"{len(half.half_nodes)} nodes in {half.kind}")
-            details += [f"{len(half.float_nodes)} stay fp32"] * bool(half.float_nodes)
-    blocked = [weight for weight in placement.weights if FORMATS[weight.format].block is not None]
-    if blocked:
-        with job.trace.stage("blocks") as details:
-            insert_blocks(graph, placement, thresholds)
-            details.append(f"{len(blocked)} weights")
-    for violation in lint(graph):
-        raise ModelError(f"Q/DQ linter: {violation}; please report this model")
-    return half
-
-
-def _set_half(plan: Plan, tensors: TensorRanges, job: Job) -> HalfPlan:
-    options = HalfOptions(
-        job.options.io_types == HALF, frozenset(plan.model.frozen), kept=kept_float(plan)
-    )
-    half = plan_half(plan.model.graph, tensors, job.options.formats.rest, options)
-    apply_half(plan.model.graph, half, job.workspace)
-    for node, why in half.float_nodes.items():
-        job.trace.add("precision", "note", "fp32", node, why)
-    for place, what in half.rewritten().items():
-        job.trace.add("precision", "note", "rewrite", place, what)
-    return half
 
 
 def collapsed_proto(plan: Plan, groups: list[Group]) -> onnx.ModelProto:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -34,8 +35,21 @@ _ACT_OPS = root_types(act(var("x"))) | {"Add", "Div", "Erf", "Max", "Min", "Mul"
 _LONGEST_ACT = 5
 
 
-def lint(graph: gs.Graph) -> list[str]:
-    """Violations, one line each, on a flat graph; an empty list is a clean bill."""
+@dataclass(frozen=True)
+class Violation:
+    """A rule that a graph breaks.
+
+    Attributes:
+        node: name of the node at fault: a Q or DQ node, or one that reads a pair.
+        text: what is wrong, in one line.
+    """
+
+    node: str
+    text: str
+
+
+def lint(graph: gs.Graph) -> list[Violation]:
+    """What breaks a rule on a flat graph; an empty list is a clean bill."""
     return [
         *_scales(graph),
         *_blocks(graph),
@@ -48,23 +62,27 @@ def lint(graph: gs.Graph) -> list[str]:
     ]
 
 
+def _at(node: gs.Node, text: str) -> Violation:
+    return Violation(node.name, f"{node.op} '{node.name}' {text}")
+
+
 def _is_dequantized(tensor: gs.Tensor) -> bool:
     node = producer(tensor)
     return node is not None and node.op in (DEQUANTIZE, MXFP8_DEQUANTIZE)
 
 
-def _scales(graph: gs.Graph) -> Iterator[str]:
+def _scales(graph: gs.Graph) -> Iterator[Violation]:
     for node in graph.nodes:
         if node.op not in _PAIR or _is_of_blocks(node):
             continue
         scale = node.inputs[1]
         if not is_constant(scale) or not np.all(values(scale) > 0):
-            yield f"{node.name}: a scale that is not positive"
+            yield _at(node, "has a scale that is not positive")
         if not _is_symmetric(node):
-            yield f"{node.name}: a zero-point other than 0 of {_TITLES}"
+            yield _at(node, f"has a zero-point other than 0 of {_TITLES}")
         quantize = producer(node.inputs[0]) if node.op == DEQUANTIZE else None
         if quantize is not None and quantize.op == QUANTIZE and not _same_grid(quantize, node):
-            yield f"{node.name}: another scale or axis than '{quantize.name}' in front of it"
+            yield _at(node, f"has another scale or axis than '{quantize.name}' in front of it")
 
 
 def _is_of_blocks(dequantize: gs.Node) -> bool:
@@ -75,19 +93,19 @@ def _is_of_blocks(dequantize: gs.Node) -> bool:
     )
 
 
-def _blocks(graph: gs.Graph) -> Iterator[str]:
+def _blocks(graph: gs.Graph) -> Iterator[Violation]:
     for node in graph.nodes:
         if node.op not in (NVFP4_QUANTIZE, MXFP8_QUANTIZE):
             continue
         shape, block = node.inputs[0].shape or (None,), node.attrs["block_size"]
         if not isinstance(shape[-1], int) or shape[-1] % block:
-            yield f"{node.name}: cuts an axis of {shape[-1]} into blocks of {block}"
+            yield _at(node, f"cuts an axis of {shape[-1]} into blocks of {block}")
         if len(shape) not in (2, 3):
-            yield f"{node.name}: has {len(shape)} dimensions; TensorRT takes 2 or 3"
+            yield _at(node, f"has {len(shape)} dimensions; TensorRT takes 2 or 3")
         if node.op == NVFP4_QUANTIZE and not np.all(values(node.inputs[1]) > 0):
-            yield f"{node.name}: a scale that is not positive"
+            yield _at(node, "has a scale that is not positive")
         if _is_dequantized(node.inputs[0]):
-            yield f"{node.name}: quantizes what was quantized already"
+            yield _at(node, "quantizes what was quantized already")
 
 
 def _is_symmetric(node: gs.Node) -> bool:
@@ -116,24 +134,24 @@ def _same_grid(first: gs.Node, second: gs.Node) -> bool:
     return bool(np.array_equal(values(one), values(other)))
 
 
-def _one_pair_per_tensor(graph: gs.Graph) -> Iterator[str]:
-    pairs: dict[tuple[str, object, Format | None], list[str]] = defaultdict(list)
+def _one_pair_per_tensor(graph: gs.Graph) -> Iterator[Violation]:
+    pairs: dict[tuple[str, object, Format | None], list[gs.Node]] = defaultdict(list)
     for node in graph.nodes:
         if node.op == QUANTIZE:
-            pairs[node.inputs[0].name, node.attrs.get("axis"), _format(node)].append(node.name)
+            pairs[node.inputs[0].name, node.attrs.get("axis"), _format(node)].append(node)
             if _is_dequantized(node.inputs[0]):
-                yield f"{node.name}: quantizes what was quantized already"
-    for (tensor, _, _), names in pairs.items():
-        if len(names) > 1:
-            yield f"tensor '{tensor}' has {len(names)} pairs"
+                yield _at(node, "quantizes what was quantized already")
+    for (tensor, _, _), nodes in pairs.items():
+        if len(nodes) > 1:
+            yield _at(nodes[0], f"is one of {len(nodes)} pairs of tensor '{tensor}'")
 
 
-def _types(graph: gs.Graph) -> Iterator[str]:
+def _types(graph: gs.Graph) -> Iterator[Violation]:
     for node in graph.nodes:
         if node.op == QUANTIZE:
             dtype = node.inputs[0].dtype
             if dtype is not None and not _is_float(dtype):
-                yield f"{node.name}: quantizes a tensor of type {np.dtype(dtype)}"
+                yield _at(node, f"quantizes a tensor of type {np.dtype(dtype)}")
 
 
 def _is_float(dtype: object) -> bool:
@@ -143,47 +161,47 @@ def _is_float(dtype: object) -> bool:
     return bool(np.dtype(dtype).kind == "f")  # type: ignore[call-overload]
 
 
-def _outputs(graph: gs.Graph) -> Iterator[str]:
+def _outputs(graph: gs.Graph) -> Iterator[Violation]:
     for tensor in graph.outputs:
         if _is_dequantized(tensor):
-            yield f"output '{tensor.name}' is quantized"
+            yield _at(tensor.inputs[0], f"writes the output '{tensor.name}', which is quantized")
 
 
-def _weighted(graph: gs.Graph) -> Iterator[str]:
+def _weighted(graph: gs.Graph) -> Iterator[Violation]:
     for node in graph.nodes:
         if node.op in HEAVY_OPS:
             yield from _operands(node)
             bias = node.inputs[2] if len(node.inputs) > 2 else None
             if bias is not None and _is_dequantized(bias):
-                yield f"{node.op} '{node.name}' has a quantized bias"
+                yield _at(node, "has a quantized bias")
 
 
-def _operands(node: gs.Node) -> Iterator[str]:
+def _operands(node: gs.Node) -> Iterator[Violation]:
     """Both operands are quantized to one format, or a stored one to a weights-only format."""
     sides = [_dequantizer(t) for t in node.inputs[:2]]
     formats = [None if side is None else _format(side) for side in sides]
     if any(form is not None and form.weights_only for form in formats):
         return
     if any(sides) and not all(sides):
-        yield f"{node.op} '{node.name}' has a pair on one of its two operands"
+        yield _at(node, "has a pair on one of its two operands")
     elif formats[0] != formats[-1]:
         shown = " and ".join(form.title for form in formats if form is not None)
-        yield f"{node.op} '{node.name}' has operands in {shown}"
+        yield _at(node, f"has operands in {shown}")
 
 
-def _concat(graph: gs.Graph) -> Iterator[str]:
+def _concat(graph: gs.Graph) -> Iterator[Violation]:
     for node in graph.nodes:
         if node.op != "Concat":
             continue
         found = [_dequantizer(t) for t in node.inputs]
         made = [dq for dq in found if dq is not None]
         if made and len(made) < len(found):
-            yield f"Concat '{node.name}' has a pair on some of its inputs only"
+            yield _at(node, "has a pair on some of its inputs only")
         elif made and not all(_same_grid(made[0], dq) for dq in made):
-            yield f"Concat '{node.name}' has inputs of different scales"
+            yield _at(node, "has inputs of different scales")
 
 
-def _unweighted(graph: gs.Graph) -> Iterator[str]:
+def _unweighted(graph: gs.Graph) -> Iterator[Violation]:
     """An op without weights that reads INT8 only must write it: TensorRT fuses both or neither."""
     fixed = {id(t) for t in graph.outputs}
     for node in graph.nodes:
@@ -197,7 +215,7 @@ def _unweighted(graph: gs.Graph) -> Iterator[str]:
         if not computed or not all(_is_int8(t) for t in computed) or _asks_behind_layout(node):
             continue
         if not _is_fused(node, fixed):
-            yield f"{node.op} '{node.name}' reads INT8 and writes float, without weights"
+            yield _at(node, "reads INT8 and writes float, without weights")
 
 
 def _asks_behind_layout(node: gs.Node) -> bool:
