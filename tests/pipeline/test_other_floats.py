@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from building import Net, run
+from building import Net
+from building import run as run_proto
 from onnx import TensorProto, helper, numpy_helper
 
 from fusewright.calibrate import RandomSamples
@@ -215,6 +216,6 @@ def test_a_stored_tensor_that_is_an_output_of_a_file_in_fp16(
         tmp_path / "m.onnx", tmp_path / "o.onnx", RandomSamples(2), precision=precision, strict=True
     )
     feed = {"x": np.ones((2, 4, 8, 8), np.float16)}
-    (_, stored), (made, same) = (run(model, feed) for model in (before, result.model))
+    (_, stored), (made, same) = (run_proto(model, feed) for model in (before, result.model))
     assert made.dtype == same.dtype == np.float16
     assert np.array_equal(stored, same)

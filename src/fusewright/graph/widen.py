@@ -88,8 +88,8 @@ def _keep_interface(graph: onnx.GraphProto) -> None:
     given = {v.name: v for v in graph.output if v.type.tensor_type.elem_type in HALF}
     used = _names(graph)
     inside = {name: _fresh(f"{name}_float32", used) for name in dict.fromkeys((*fed, *given))}
-    for tensor in graph.initializer:  # a stored tensor may be an output
-        tensor.name = inside.get(tensor.name, tensor.name)
+    for tensor in [t for t in graph.initializer if t.name in given]:
+        _keep_stored(graph, tensor, inside[tensor.name], given[tensor.name])
     for scope in _graphs(graph):
         for node in scope.node:
             node.input[:] = [inside.get(name, name) for name in node.input]
@@ -98,12 +98,23 @@ def _keep_interface(graph: onnx.GraphProto) -> None:
             for value in scope.output:
                 value.name = inside.get(value.name, value.name)
     first = [_cast(name, inside[name], TensorProto.FLOAT, used) for name in fed]
-    kinds = {n: value.type.tensor_type.elem_type for n, value in given.items() if n not in fed}
+    done = fed.keys() | stored
+    kinds = {n: value.type.tensor_type.elem_type for n, value in given.items() if n not in done}
     last = [_cast(inside[name], name, kind, used) for name, kind in kinds.items()]
     nodes = [*first, *graph.node, *last]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
+
+
+def _keep_stored(
+    graph: onnx.GraphProto, tensor: TensorProto, name: str, value: onnx.ValueInfoProto
+) -> None:
+    """An output that is stored stays as it is; what reads it reads a float32 copy."""
+    half = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    kept = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(half), tensor.name)
+    tensor.name = name
+    graph.initializer.append(kept)
 
 
 def _cast(source: str, target: str, kind: int, used: set[str]) -> onnx.NodeProto:
