@@ -234,31 +234,39 @@ def test_every_refused_node_is_named(cli, tmp_path):
     assert list(tmp_path.iterdir()) == [model]
 
 
-@needs_rtx
-@pytest.mark.parametrize("wait", [0.0, 0.15])
-def test_ctrl_c_while_it_builds(wait, quantized, tmp_path):
-    """The handler runs beside TensorRT's C++ code: no lost signal, no file, no abort."""
-    code = (
-        "import sys, fusewright.engine.builder as b; from fusewright.cli import main;"
-        "run = b.Builder.run\n"
-        "def slow(self, request, stop, progress):\n"
-        "    print('building', flush=True)\n"
-        "    for _ in range(200):\n"
-        "        built = run(self, request, stop, progress)\n"
-        "    return built\n"
-        "b.Builder.run = slow; sys.exit(main(sys.argv[1:]))"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_builds(number, quantized, tmp_path):
+    """Ctrl-C in a terminal reaches the builder's process too; both end, and leave nothing."""
+    package = tmp_path / "packages" / "tensorrt_rtx"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "import os, pathlib, time\n__version__ = '9.9'\nclass ILogger: pass\n"
+        "def Builder(logger):\n"
+        "    if os.environ.get('MARK'):\n"
+        "        pathlib.Path(os.environ['MARK']).write_text(str(os.getpid()))\n"
+        "        time.sleep(60)\n"
     )
-    command = [sys.executable, "-c", code, "build", quantized, "-o", tmp_path / "e"]
+    out, mark = tmp_path / "out", tmp_path / "mark"
+    out.mkdir()
+    command = [sys.executable, "-m", "fusewright", "build", quantized, "-o", out / "e"]
+    paths = os.pathsep.join([str(package.parent), *sys.path])
     process = subprocess.Popen([*map(str, command), "--with", "tensorrt_rtx"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               env=dict(os.environ))  # fmt: skip
-    assert process.stdout is not None and process.stdout.readline() == b"building\n"
-    time.sleep(wait)
-    process.send_signal(signal.SIGINT)
+                               env={**os.environ, "PYTHONPATH": paths, "MARK": str(mark)},
+                               start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + 30
+    while not (mark.exists() and mark.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert said.decode().splitlines()[-1] == "interrupted"
-    assert not list(tmp_path.iterdir())
+    assert process.returncode == 128 + number, said
+    assert said.decode().splitlines() == [
+        "interrupted" if number == signal.SIGINT else "terminated"
+    ]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(mark.read_text()), 0)
+    assert not list(out.iterdir())
 
 
 def test_a_signal_while_a_module_loads_is_an_interruption(cli, monkeypatch):

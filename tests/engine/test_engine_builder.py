@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import enum
-import os
-import signal
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +14,6 @@ import pytest
 from fusewright.engine.backend import Backend, BuildLog
 from fusewright.engine.build import BuildOptions, build
 from fusewright.engine.builder import Builder, BuildRequest
-from fusewright.engine.interrupt import run_stoppable
 from fusewright.engine.parse_errors import explained
 from fusewright.errors import EngineError, UsageError
 
@@ -41,6 +34,8 @@ class StandIn:
         self.told: list[str] = []
         self.cache: bytes | None = None
         self.cache_fits = True
+        self.inputs: list[SimpleNamespace] = []
+        self.profile: list[tuple[object, ...]] = []
 
     class ILogger:
         pass
@@ -49,6 +44,10 @@ class StandIn:
         return SimpleNamespace(
             create_network=self._network,
             create_builder_config=lambda: self._config(),
+            create_optimization_profile=lambda: SimpleNamespace(
+                set_shape=lambda *given: self.profile.append(("shape", *given)),
+                set_shape_input=lambda *given: self.profile.append(("values", *given)),
+            ),
             build_serialized_network=lambda network, config: b"engine",
         )
 
@@ -57,13 +56,14 @@ class StandIn:
 
     def _network(self, flags: int) -> object:
         self.network_flags = flags
-        return object()
+        return SimpleNamespace(num_inputs=len(self.inputs), get_input=lambda i: self.inputs[i])
 
     def _config(self) -> Any:
         return SimpleNamespace(
             set_flag=lambda flag: self.told.append(flag.name),
             create_timing_cache=self._cache,
             set_timing_cache=lambda cache, ignore: self.cache_fits,
+            add_optimization_profile=lambda profile: None,
         )
 
     def _cache(self, contents: bytes) -> Any:
@@ -73,10 +73,10 @@ class StandIn:
 
 def _run(trt: StandIn, name: str = "tensorrt", **fields: Any) -> Any:
     backend = Backend(name, "X", trt)  # type: ignore[arg-type]
-    request = BuildRequest(Path("m.onnx"), {}, **fields)
+    request = BuildRequest(Path("m.onnx"), "m.onnx", **{"profiles": {}, **fields})
     builder = Builder(backend, BuildLog(trt))  # type: ignore[arg-type]
     builder.check(request)
-    return builder.run(request, threading.Event(), None)
+    return builder.run(request, lambda *told: None)
 
 
 def test_8_6_has_no_strong_typing_and_gets_the_formats_of_the_file() -> None:
@@ -142,58 +142,32 @@ def test_refitting_with_rtx_needs_a_gpu(option: str, rtx_model: Path, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
-class Interrupted(BaseException):
-    """What a signal raises, as Ctrl-C does."""
+def _input(name: str, *shape: int, sizes: bool = False) -> SimpleNamespace:
+    return SimpleNamespace(name=name, shape=shape, is_shape_tensor=sizes)
 
 
-@contextmanager
-def raising(number: int) -> Iterator[None]:
-    def handler(*_: object) -> None:
-        raise Interrupted
-
-    before = signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
+def test_an_input_that_holds_sizes_gets_values() -> None:
+    trt = StandIn(NETWORK_10, FLAGS_10)
+    trt.inputs = [_input("x", -1, 3), _input("size", 2, sizes=True), _input("y", 4)]
+    shapes, values = ((1, 3), (2, 3), (4, 3)), ((8, 8), (16, 16), (64, 64))
+    _run(trt, profiles={"x": shapes, "size": values})
+    assert trt.profile == [("shape", "x", *shapes), ("values", "size", *values)]
 
 
-def test_a_build_that_is_stopped_leaves_nothing(rtx_model: Path, tmp_path: Path) -> None:
-    told: list[str] = []
-
-    def begun(phase: str, *_: int) -> None:
-        told.append(phase)
-        if len(told) == 1:
-            os.kill(os.getpid(), signal.SIGALRM)
-
-    with raising(signal.SIGALRM), pytest.raises(Interrupted):
-        build(rtx_model, tmp_path / "e", BuildOptions("tensorrt_rtx"), begun)
-    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+@pytest.mark.parametrize(("shape", "example"), [((2,), "1x1:64x64:256x256"), ((), "1:64:256")])
+def test_sizes_that_are_not_declared(shape: tuple[int, ...], example: str) -> None:
+    trt = StandIn(NETWORK_10, FLAGS_10)
+    trt.inputs = [_input("size", *shape, sizes=True)]
+    with pytest.raises(EngineError, match=rf"'size' .* holds sizes .*{example}"):
+        _run(trt)
 
 
-def test_work_is_asked_to_stop_and_waited_for() -> None:
-    ended = threading.Event()
-
-    def work(stop: threading.Event) -> None:
-        assert threading.current_thread() is not threading.main_thread()
-        assert stop.wait(10)
-        time.sleep(0.2)
-        ended.set()
-
-    with raising(signal.SIGALRM), pytest.raises(Interrupted):
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        run_stoppable(work)
-    assert ended.is_set()
-
-
-def test_work_returns_and_raises() -> None:
-    assert run_stoppable(lambda stop: stop.is_set()) is False
-
-    def fail(stop: threading.Event) -> None:
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        run_stoppable(fail)
+def test_sizes_of_an_input_that_holds_none() -> None:
+    trt = StandIn(NETWORK_10, FLAGS_10)
+    trt.inputs = [_input("ids", 2)]
+    with pytest.raises(UsageError, match=r"'ids' \(5x6\), and no shape depends"):
+        _run(trt, profiles={"ids": ((5, 6),) * 3})
+    _run(trt, profiles={"ids": ((2,),) * 3})  # its shape
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from fusewright.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from fusewright.cli.terminal import Terminal
-    from fusewright.engine.build import BuildOptions
-    from fusewright.engine.profiles import ShapeRange
+    from fusewright.engine.build import BuildOptions, BuildPlace
+    from fusewright.engine.ranges import ShapeRange
     from fusewright.engine.report import EngineReport
 
 _TRTEXEC = "trtexec"
@@ -87,9 +87,10 @@ def build(
     from fusewright.cli.shapes import all_shapes
     from fusewright.cli.targets import check_targets, write_json
     from fusewright.cli.terminal import Terminal
-    from fusewright.engine.build import LAYERS_SUFFIX, BuildOptions
+    from fusewright.engine.build import LAYERS_SUFFIX, BuildOptions, BuildPlace
+    from fusewright.graph.save import Pending
 
-    terminal = Terminal(verbose, quiet)
+    terminal = Terminal(verbose, quiet, writes=True)
     ranges, typed = all_shapes(shapes, (min_shapes, opt_shapes, max_shapes))
     options = BuildOptions(
         backend=backend,
@@ -114,12 +115,16 @@ def build(
     layers = Path(f"{output}{LAYERS_SUFFIX}")
     written = {"--output": output, "the report of --output": layers, "--json": json_file}
     check_targets({**written, "--timing-cache": timing_cache}, {"the input file": model})
-    if backend == _TRTEXEC:
-        report = _run_trtexec(terminal, model, output, options, times)
-    else:
-        report = build_and_show(terminal, model, output, options)
-    if json_file is not None:
-        write_json(report.to_dict(), json_file)
+    with Pending() as files:
+        place = BuildPlace(pending=files)
+        if backend == _TRTEXEC:
+            report = _run_trtexec(terminal, model, output, options, times, place)
+        else:
+            report = build_and_show(terminal, model, output, options, place)
+        if json_file is not None:
+            write_json(report.to_dict(), json_file, files)
+        terminal.flush()
+        files.commit()
 
 
 def _refuse_idle(options: BuildOptions, others: Mapping[str, bool]) -> None:
@@ -133,7 +138,7 @@ def _refuse_idle(options: BuildOptions, others: Mapping[str, bool]) -> None:
 
 
 def build_and_show(
-    terminal: Terminal, model: Path, engine: Path, options: BuildOptions
+    terminal: Terminal, model: Path, engine: Path, options: BuildOptions, place: BuildPlace
 ) -> EngineReport:
     """Builds and prints the summary; without a TensorRT, prints the trtexec line and fails.
 
@@ -145,10 +150,11 @@ def build_and_show(
 
     try:
         with BuildBar(terminal) as bar:
-            report = run(model, engine, options, bar)
+            report = run(model, engine, options, bar, place)
     except EngineError:
         if not _can_build(options.backend):
-            terminal.data(trtexec_line(model, engine, options))
+            line = trtexec_line(model, engine, options, shown=place.shown)
+            terminal.data(line)
         raise
     show(terminal, report)
     return report
@@ -162,7 +168,11 @@ def show(terminal: Terminal, report: EngineReport) -> None:
 
 
 def trtexec_line(
-    model: Path, engine: Path | None, options: BuildOptions, version: str = _NEWEST
+    model: Path,
+    engine: Path | None,
+    options: BuildOptions,
+    version: str = _NEWEST,
+    shown: str | None = None,
 ) -> str:
     """The shell line that builds `model` where TensorRT's own tools are.
 
@@ -195,16 +205,21 @@ def trtexec_line(
         strip_weights=options.strip_weights,
         formats=formats_of(source.proto),
     )
-    return shell_line(trtexec_command(model, profiles, asked))
+    return shell_line(trtexec_command(Path(shown or model), profiles, asked))
 
 
 def _run_trtexec(
-    terminal: Terminal, model: Path, engine: Path, options: BuildOptions, times: bool
+    terminal: Terminal,
+    model: Path,
+    engine: Path,
+    options: BuildOptions,
+    times: bool,
+    place: BuildPlace,
 ) -> EngineReport:
     from fusewright.engine.trtexec_run import build_with_trtexec
 
     said = terminal.tell if terminal.verbose else None
-    report = build_with_trtexec(model, engine, options, times, said)
+    report = build_with_trtexec(model, engine, options, times, said, place.pending)
     show(terminal, report)
     return report
 

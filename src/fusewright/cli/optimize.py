@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusewright.cli import parameters as p
-from fusewright.errors import FusewrightError, UsageError
+from fusewright.errors import EngineError, UsageError
 
 if TYPE_CHECKING:
     from fusewright.cli.terminal import Terminal
+    from fusewright.graph.save import Pending
     from fusewright.pipeline import Result
 
 
@@ -122,8 +123,9 @@ def optimize(
     from fusewright.cli.parsing import open_data, parse_images, parse_shapes
     from fusewright.cli.targets import check_targets
     from fusewright.cli.terminal import Terminal
+    from fusewright.graph.save import Pending
 
-    terminal = Terminal(verbose, quiet)
+    terminal = Terminal(verbose, quiet, writes=True)
     ranges = parse_shapes(shapes)
     count = (samples or p.RANDOM_SAMPLES) if random_data else None
     data = open_data(calib, "--calib", count, ranges)
@@ -162,8 +164,26 @@ def optimize(
         "percentile": percentile,
     }
     _settle(settings)
-    result = _run(terminal, model, output, data, settings)
-    _finish(terminal, result, json_file, build, ranges)
+    if build is not None:
+        _require_builder(build)
+    with Pending() as files:
+        result = _run(terminal, model, output, data, {**settings, "pending": files})
+        _finish(terminal, result, json_file, build, ranges, files)
+        terminal.flush()
+        files.commit()
+
+
+def _require_builder(engine: Path) -> None:
+    """Says that no engine can be built here before the work rather than after it."""
+    from fusewright.engine.backend import find_backend
+
+    try:
+        find_backend()
+    except EngineError as error:
+        raise EngineError(
+            f"--build {engine}: {error}; without --build the model is written, and `fusewright"
+            " build --print-trtexec` prints the line that builds it elsewhere"
+        ) from error
 
 
 # Option → the formats that it means something to.
@@ -225,25 +245,26 @@ def _run(
 
 
 def _finish(
-    terminal: Terminal, result: Result, json_file: Path | None, engine: Path | None, shapes: Any
+    terminal: Terminal,
+    result: Result,
+    json_file: Path | None,
+    engine: Path | None,
+    shapes: Any,
+    files: Pending,
 ) -> None:
-    """Builds the engine where one was asked for, and writes the JSON in any case."""
+    """Builds the engine where one was asked for, and writes the JSON."""
     from fusewright.cli.build import build_and_show
     from fusewright.cli.targets import write_json
-    from fusewright.engine.build import BuildOptions
+    from fusewright.engine.build import BuildOptions, BuildPlace
 
-    report, failure = result.to_dict(), None
+    report = result.to_dict()
     if engine is not None and result.path is not None:
-        try:
-            built = build_and_show(terminal, result.path, engine, BuildOptions(shapes=shapes))
-            report["engine"] = built.to_dict()
-        except FusewrightError as error:
-            failure = error
-            report["engine"] = {"error": str(error)}
+        place = BuildPlace(pending=files, shown=str(result.path))
+        options = BuildOptions(shapes=shapes)
+        built = build_and_show(terminal, files.part(result.path), engine, options, place)
+        report["engine"] = built.to_dict()
     if json_file is not None:
-        write_json(report, json_file)
-    if failure is not None:
-        raise failure
+        write_json(report, json_file, files)
 
 
 def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Sequence[Any]:

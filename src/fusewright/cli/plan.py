@@ -27,10 +27,11 @@ def plan(
     """Write the decisions to a file for `optimize --plan`."""
     from fusewright.cli.targets import check_targets
     from fusewright.cli.terminal import StageLines, Terminal
+    from fusewright.graph.save import Pending
     from fusewright.pipeline import inspect as run
     from fusewright.plan.file import write_plan
 
-    terminal = Terminal(verbose, quiet)
+    terminal = Terminal(verbose, quiet, writes=True)
     check_targets({"--output": output}, {"the input file": model})
     with StageLines(terminal, shown=verbose) as watcher:
         made = run(
@@ -42,9 +43,12 @@ def plan(
             target=target,
             group_precision=tuple(group_precision or ()),
         )
-    write_plan(made, output)
     quantized = sum(group.is_quantized for group in made.groups)
-    terminal.line(
-        f"{output}: {len(made.groups)} groups, {quantized} quantized,"
-        f" {len(made.unclaimed)} heavy ops unclaimed"
-    )
+    with Pending() as files:
+        write_plan(made, output, files)
+        terminal.line(
+            f"{output}: {len(made.groups)} groups, {quantized} quantized,"
+            f" {len(made.unclaimed)} heavy ops unclaimed"
+        )
+        terminal.flush()
+        files.commit()

@@ -6,9 +6,12 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusewright.errors import OutputError
+
+if TYPE_CHECKING:
+    from fusewright.graph.save import Pending
 
 
 def check_targets(outputs: Mapping[str, Path | None], inputs: Mapping[str, Any]) -> None:
@@ -38,15 +41,15 @@ def check_targets(outputs: Mapping[str, Path | None], inputs: Mapping[str, Any])
             raise OutputError(f"{option} {path}: {problem}")
 
 
-def write_json(data: Any, path: Path) -> None:
-    """Writes `data` as JSON.
+def write_json(data: Any, path: Path, pending: Pending | None = None) -> None:
+    """Writes `data` as JSON; with `pending`, when that is committed.
 
     Raises:
         OutputError: the disk refused; then nothing is left behind.
     """
     from fusewright.graph.save import save_text
 
-    save_text(json_text(data) + "\n", path)
+    save_text(json_text(data) + "\n", path, pending)
 
 
 def json_text(data: Any) -> str:

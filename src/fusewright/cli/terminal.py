@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 
@@ -20,12 +21,20 @@ _SECONDS_WIDTH = 9
 class Terminal:
     """The two streams, as wide as the terminal, and how much is wanted on them."""
 
-    def __init__(self, verbose: bool = False, quiet: bool = False) -> None:
-        """Raises UsageError when both more and nothing are asked for."""
+    def __init__(self, verbose: bool = False, quiet: bool = False, writes: bool = False) -> None:
+        """Takes how much is said.
+
+        `writes`: the command's product is files, and what stdout gets is a summary: a reader of it
+        that goes away (`| head`) is no failure.
+
+        Raises:
+            UsageError: both more and nothing are asked for.
+        """
         if verbose and quiet:
             raise UsageError("--verbose and --quiet exclude each other")
         self.verbose, self.quiet = verbose, quiet
-        self.out, self.err = _console(), _console(stderr=True)
+        self.out = _console(_Unheard if writes else Console)
+        self.err = _console(stderr=True)
 
     @property
     def width(self) -> int:
@@ -46,6 +55,13 @@ class Terminal:
     def data(self, text: str) -> None:
         """Prints what was asked for itself (JSON, a command) to stdout, always."""
         self.out.out(text, highlight=False)
+
+    def flush(self) -> None:
+        """Hands stdout over what was printed: a disk that is full says so now, not at the end."""
+        try:
+            self.out.file.flush()
+        except BrokenPipeError:
+            self.out.on_broken_pipe()
 
     def tell(self, text: str) -> None:
         """Prints one line of progress to stderr, unless nothing is wanted."""
@@ -99,8 +115,17 @@ class StageLines:
             self._bar = None
 
 
-def _console(stderr: bool = False) -> Console:
-    console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+class _Unheard(Console):
+    """A console that goes on in silence where its reader has gone."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich's own ends the program."""
+        with contextlib.suppress(SystemExit):
+            super().on_broken_pipe()
+
+
+def _console(kind: type[Console] = Console, stderr: bool = False) -> Console:
+    console = kind(stderr=stderr, highlight=False, markup=False, emoji=False)
     # A shell without a terminal may say COLUMNS=0, at which Rich prints nothing.
     if console.width < 1 or (not console.is_terminal and "COLUMNS" not in os.environ):
         console.width = _LOG_WIDTH

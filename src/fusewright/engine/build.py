@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fusewright.engine.backend import Backend, BuildLog, find_backend
-from fusewright.engine.builder import Builder, BuildRequest, Built, Progress
+from fusewright.engine.builder import BuildRequest, Progress
 from fusewright.engine.describe import describe
-from fusewright.engine.interrupt import run_stoppable
 from fusewright.engine.kernels import parse_kernels
 from fusewright.engine.outline import Outline
-from fusewright.engine.printed import without_native_stderr
-from fusewright.engine.profiles import ShapeRange, Typed, choose_profiles
+from fusewright.engine.process import Answer, BuilderProcess
+from fusewright.engine.profiles import Typed, choose_profiles
+from fusewright.engine.ranges import ShapeRange
 from fusewright.engine.report import EngineReport, KernelReport
 from fusewright.engine.types import formats_of
 from fusewright.errors import OutputError
 from fusewright.graph.load import read_source
-from fusewright.graph.save import check_output, write_whole
+from fusewright.graph.save import Pending, check_output, committed
 
 LAYERS_SUFFIX = ".layers.json"
 """Of the report that is written beside an engine."""
@@ -31,7 +30,8 @@ class BuildOptions:
 
     Attributes:
         backend: `tensorrt` or `tensorrt_rtx`; None takes the best that can build here.
-        shapes: input name → smallest, optimal and largest shape of a dynamic input.
+        shapes: input name → smallest, optimal and largest shape of a dynamic input, or values of
+            one that holds sizes.
         sm: compute capability to build for, such as 89; None leaves it to TensorRT.
         layers: also write the report beside the engine, as `<engine>.layers.json`.
         timing_cache: a file of kernel timings, read where it is there and written after the build;
@@ -51,23 +51,41 @@ class BuildOptions:
     typed: Mapping[str, Typed] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class BuildPlace:
+    """Where a build takes place; the defaults are those of a build that stands alone.
+
+    Attributes:
+        process: that builds, for who builds often; None starts one.
+        pending: takes what is written, to appear when it is committed.
+        shown: what messages and the report call the model, where it lies elsewhere for now.
+    """
+
+    process: BuilderProcess | None = None
+    pending: Pending | None = None
+    shown: str | None = None
+
+
 def build(
     model: str | Path,
     out: str | Path | None = None,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
+    place: BuildPlace | None = None,
 ) -> EngineReport:
     """Builds `model` and reads its plan back.
 
     The network is strongly typed: what the ONNX says is what runs (TensorRT 8.6, which has no such
     thing, is allowed the formats that the file holds). Engine, report and timing cache are written
-    whole or not at all; without `out` the engine is built, reported and dropped.
+    whole or not at all; without `out` the engine is built, reported and dropped. TensorRT runs in a
+    process of its own: where its native code crashes, that is an error like others.
 
     Args:
         model: the ONNX file.
         out: the engine.
         options: how.
-        progress: told of each step, where TensorRT says (since 8.6), from another thread.
+        progress: told of each step, where TensorRT says (since 8.6).
+        place: where.
 
     Raises:
         ModelError: the file is not a whole ONNX model.
@@ -76,35 +94,56 @@ def build(
         EngineError: no TensorRT, a node it does not take, or a build that fails.
         OutputError: `out` cannot be written.
     """
-    options = options or BuildOptions()
+    options, place = options or BuildOptions(), place or BuildPlace()
+    process = place.process or BuilderProcess()
+    process.start()  # it loads TensorRT while the file is read here
+    try:
+        return _built(Path(model), out, options, progress, replace(place, process=process))
+    finally:
+        if place.process is None:
+            process.close()
+
+
+def _built(
+    model: Path,
+    out: str | Path | None,
+    options: BuildOptions,
+    progress: Progress | None,
+    place: BuildPlace,
+) -> EngineReport:
+    assert place.process is not None
     source = read_source(model)
     targets = engine_targets(source.path, out, options)
-    backend = find_backend(options.backend)
     profiles, notes = choose_profiles(source.interface.inputs, options.shapes, options.typed)
+    shown = place.shown or str(model)
     start = time.perf_counter()
-    log = BuildLog(backend.module)
-    request = _request(source.path, options, profiles, formats_of(source.proto))
-    builder = Builder(backend, log)
-    builder.check(request)
-    with without_native_stderr():  # its logger is told the same
-        built = run_stoppable(lambda stop: builder.run(request, stop, progress))
-    seconds = time.perf_counter() - start
-    plan = describe(parse_kernels(log.text), Outline(source.proto))
-    report = EngineReport(
-        model=str(model),
-        engine=None if out is None else str(out),
-        backend=backend.name,
-        version=backend.version,
-        seconds=seconds,
-        engine_bytes=memoryview(built.engine).nbytes,
-        profiles=profiles,
-        kernels=plan.kernels,
-        operators=plan.operators,
-        notes=(*notes, *_shortfalls(backend, plan.kernels, profiles)),
-        groups=plan.groups,
-        findings=plan.findings,
-    )
-    _write(targets, options, report, built)
+    request = _request(model, shown, options, profiles, formats_of(source.proto))
+    with committed(place.pending) as files:
+        part = files.part(targets[0]) if targets else None
+        try:
+            answer = place.process.build(options.backend, request, part, progress)
+        except OutputError as error:
+            raise OutputError(f"{out}: {error}") from error
+        seconds = time.perf_counter() - start
+        plan = describe(parse_kernels(answer.kernels), Outline(source.proto))
+        report = EngineReport(
+            model=shown,
+            engine=None if out is None else str(out),
+            backend=answer.backend,
+            version=answer.version,
+            seconds=seconds,
+            engine_bytes=answer.engine_bytes,
+            profiles=profiles,
+            kernels=plan.kernels,
+            operators=plan.operators,
+            notes=(*notes, *_shortfalls(answer, plan.kernels, profiles)),
+            groups=plan.groups,
+            findings=plan.findings,
+        )
+        if len(targets) > 1:
+            files.write(targets[1], report.to_json().encode())
+        if options.timing_cache is not None and answer.timing_cache is not None:
+            files.write(options.timing_cache, answer.timing_cache)
     return report
 
 
@@ -127,12 +166,14 @@ def engine_targets(model: Path, out: str | Path | None, options: BuildOptions) -
 
 def _request(
     model: Path,
+    shown: str,
     options: BuildOptions,
     profiles: Mapping[str, ShapeRange],
     formats: frozenset[str],
 ) -> BuildRequest:
     return BuildRequest(
         model=model,
+        shown=shown,
         profiles=profiles,
         formats=formats,
         sm=options.sm,
@@ -151,19 +192,13 @@ def _read_cache(path: Path | None) -> bytes | None:
         raise OutputError(f"--timing-cache {path}: cannot be read: {error.strerror}") from error
 
 
-def _write(targets: list[Path], options: BuildOptions, report: EngineReport, built: Built) -> None:
-    parts = (memoryview(built.engine), report.to_json().encode())
-    contents: dict[Path, bytes | memoryview] = dict(zip(targets, parts, strict=False))
-    if options.timing_cache is not None and built.timing_cache is not None:
-        contents[options.timing_cache] = built.timing_cache
-    write_whole(contents)
-
-
 def _shortfalls(
-    backend: Backend, kernels: tuple[KernelReport, ...], profiles: Mapping[str, ShapeRange]
+    answer: Answer, kernels: tuple[KernelReport, ...], profiles: Mapping[str, ShapeRange]
 ) -> tuple[str, ...]:
     if not kernels:
-        return (f"{backend.name} prints no kernel list that can be read: kernels are not counted",)
+        return (
+            f"{answer.backend} prints no kernel list that can be read: kernels are not counted",
+        )
     if any(low != high for low, _, high in profiles.values()):
         return ("activation bytes are not counted: the engine's shapes are dynamic",)
     return ()

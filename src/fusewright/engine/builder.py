@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fusewright.engine.backend import Backend, BuildLog
+from fusewright.engine.formats import BF16, FP4, FP8, FP16, INT4, INT8
 from fusewright.engine.parse_errors import explained, node_errors, refusal
-from fusewright.engine.profiles import ShapeRange
-from fusewright.engine.types import BF16, FP4, FP8, FP16, INT4, INT8
+from fusewright.engine.ranges import ShapeRange, spelled
 from fusewright.errors import EngineError, UsageError
 
 Progress = Callable[[str, int, int], None]
@@ -28,7 +27,9 @@ class BuildRequest:
 
     Attributes:
         model: the ONNX file; external data lies beside it.
-        profiles: input name → smallest, optimal and largest shape, dynamic inputs only.
+        shown: what messages call it.
+        profiles: input name → smallest, optimal and largest shape, dynamic inputs only; of an input
+            that holds sizes, the smallest, optimal and largest values.
         formats: number formats in the file, see `types`.
         sm: compute capability; None leaves it to TensorRT.
         timing_cache: contents of a timing cache, empty for a new one; None uses none.
@@ -37,6 +38,7 @@ class BuildRequest:
     """
 
     model: Path
+    shown: str
     profiles: Mapping[str, ShapeRange]
     formats: frozenset[str] = frozenset()
     sm: int | None = None
@@ -56,9 +58,12 @@ class Built:
 class Builder:
     """One use of TensorRT's builder: holds its module and log, so each step is a short method."""
 
-    def __init__(self, backend: Backend, log: BuildLog) -> None:
-        """`log` receives everything TensorRT says, the list of kernels among it."""
+    def __init__(
+        self, backend: Backend, log: BuildLog, told: Callable[[str], None] = lambda step: None
+    ) -> None:
+        """`log` receives everything TensorRT says, `told` what it is about to do."""
         self._trt: Any = backend.module
+        self._told = told
         self._backend = backend
         self._log = log
 
@@ -85,27 +90,31 @@ class Builder:
         if not self._is_strongly_typed:
             self._format_flags(request.formats)
 
-    def run(self, request: BuildRequest, stop: threading.Event, progress: Progress | None) -> Built:
-        """Parses and builds; `stop` ends it at the next step.
+    def run(self, request: BuildRequest, progress: Progress) -> Built:
+        """Parses and builds.
 
         Raises:
-            EngineError: a node it does not take, or a build that fails.
+            UsageError: sizes are declared for an input that holds none.
+            EngineError: a node it does not take, sizes that are not declared, or a build that
+                fails.
         """
         builder = self._trt.Builder(self._log.logger)
         network = builder.create_network(self._network_flags())
         parser = self._trt.OnnxParser(network, self._log.logger)
+        self._told("parsed the file")
         if not parser.parse_from_file(str(request.model)):
-            raise refusal(self.name, str(request.model), node_errors(parser))
+            raise refusal(self.name, request.shown, node_errors(parser))
         config = builder.create_builder_config()
         config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
-        self._add_profile(builder, config, request.profiles)
+        self._add_profile(builder, config, network, request)
         self._configure(config, request)
         cache = self._timing_cache(config, request.timing_cache)
-        monitor = self._monitor(config, stop, progress)
+        monitor = self._monitor(config, progress)
+        self._told("built the engine")
         engine = builder.build_serialized_network(network, config)
         del monitor  # TensorRT keeps no reference of its own
         if engine is None:
-            raise EngineError(f"{self.name} cannot build {request.model}: {self._failure()}")
+            raise EngineError(f"{self.name} cannot build {request.shown}: {self._failure()}")
         return Built(engine, bytes(memoryview(cache.serialize())) if cache else None)
 
     @property
@@ -118,13 +127,28 @@ class Builder:
         flag = flags.STRONGLY_TYPED if self._is_strongly_typed else flags.EXPLICIT_BATCH
         return 1 << int(flag)
 
-    def _add_profile(self, builder: Any, config: Any, profiles: Mapping[str, ShapeRange]) -> None:
-        if not profiles:
-            return
+    def _add_profile(self, builder: Any, config: Any, network: Any, request: BuildRequest) -> None:
+        inputs = [network.get_input(i) for i in range(network.num_inputs)]
         profile = builder.create_optimization_profile()
-        for name, shapes in profiles.items():
-            profile.set_shape(name, *shapes)
-        config.add_optimization_profile(profile)
+        used = False
+        for tensor in inputs:
+            shape, declared = tuple(tensor.shape), request.profiles.get(tensor.name)
+            if tensor.is_shape_tensor:
+                if declared is None:
+                    raise EngineError(_unknown_sizes(request.shown, tensor.name, shape))
+                profile.set_shape_input(tensor.name, *declared)
+            elif declared is None:
+                continue
+            elif -1 in shape or declared == (shape,) * 3:
+                profile.set_shape(tensor.name, *declared)
+            else:
+                raise UsageError(
+                    f"{request.shown}: sizes are given for input '{tensor.name}'"
+                    f" ({spelled(declared[1])}), and no shape depends on its values: leave it out"
+                )
+            used = True
+        if used:
+            config.add_optimization_profile(profile)
 
     def _configure(self, config: Any, request: BuildRequest) -> None:
         flags = [
@@ -175,7 +199,7 @@ class Builder:
             )
         return known[f"SM{sm}"]
 
-    def _monitor(self, config: Any, stop: threading.Event, progress: Progress | None) -> Any:
+    def _monitor(self, config: Any, progress: Progress) -> Any:
         # The base class exists only once TensorRT is imported, and only since 8.6.
         if not hasattr(self._trt, "IProgressMonitor"):
             return None
@@ -188,17 +212,14 @@ class Builder:
 
             def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
                 self.steps[phase] = steps
-                if progress is not None:
-                    progress(phase, 0, steps)
+                progress(phase, 0, steps)
 
             def phase_finish(self, phase: str) -> None:
-                if progress is not None:
-                    progress(phase, self.steps[phase], self.steps[phase])
+                progress(phase, self.steps[phase], self.steps[phase])
 
             def step_complete(self, phase: str, step: int) -> bool:
-                if progress is not None:
-                    progress(phase, step + 1, self.steps[phase])
-                return not stop.is_set()
+                progress(phase, step + 1, self.steps[phase])
+                return True
 
         monitor = Monitor()
         config.progress_monitor = monitor
@@ -211,3 +232,12 @@ class Builder:
         known = [text for text, said in zip(texts, problems, strict=True) if text not in said]
         named = [f[0].strip(". ") for f in map(_NODE_IN_MESSAGE.search, problems) if f]
         return (known or named or texts[-1:])[0]
+
+
+def _unknown_sizes(model: str, name: str, shape: tuple[int, ...]) -> str:
+    count = shape[0] if shape else 1
+    example = ":".join("x".join([size] * count) for size in ("1", "64", "256"))
+    return (
+        f"{model}: input '{name}' {list(shape)} holds sizes that shapes depend on: say which with"
+        f" --shapes {name}:MIN:OPT:MAX, values such as {example}"
+    )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
+from fusewright.engine.ranges import Shape, ShapeRange, spelled
 from fusewright.errors import EngineError, UsageError
 from fusewright.graph.session import TensorSpec
 
-Shape = tuple[int, ...]
-ShapeRange = tuple[Shape, Shape, Shape]
-"""Smallest, optimal and largest shape of one input."""
 Typed = tuple[str, str, str]
 """The options that the three shapes of one input were given in, as messages name them."""
 _TYPED: Typed = ("--shapes",) * 3
@@ -23,7 +22,7 @@ def choose_profiles(
     """A shape range for each dynamic input, and notes on what was assumed.
 
     An input that is dynamic in its first axis only and has no declared shapes is built for
-    batch 1.
+    batch 1. For an input that may hold sizes, what is declared are its values.
 
     Raises:
         UsageError: `shapes` names an unknown input or does not fit one.
@@ -33,10 +32,10 @@ def choose_profiles(
     profiles: dict[str, ShapeRange] = {}
     notes = []
     for spec in inputs:
-        if not is_dynamic(spec):
-            continue
-        if spec.name in shapes:
+        if spec.name in shapes and (is_dynamic(spec) or spec.may_hold_sizes):
             profiles[spec.name] = shapes[spec.name]
+            continue
+        if not is_dynamic(spec):
             continue
         shape = _batch_one(spec)
         profiles[spec.name] = (shape, shape, shape)
@@ -92,14 +91,33 @@ def _batch_one(spec: TensorSpec) -> Shape:
 
 
 def _check_fit(spec: TensorSpec, shapes: ShapeRange, typed: Typed) -> None:
-    lowest, optimal, highest = shapes
+    optimal = shapes[1]
+    if spec.may_hold_sizes:
+        _check_values(spec, shapes, typed)
+        return
     for option, shape in zip(typed, shapes, strict=True):
         if spec.shape is not None and not _fits(shape, spec.shape):
             raise UsageError(
-                f"{option} {spec.name}:{_x(shape)} does not fit input {described(spec)}"
+                f"{option} {spec.name}:{spelled(shape)} does not fit input {described(spec)}"
             )
     if 0 in optimal and not (spec.shape is not None and 0 in spec.shape):
-        raise UsageError(f"{typed[1]} {spec.name}:{_x(optimal)} holds no elements")
+        raise UsageError(f"{typed[1]} {spec.name}:{spelled(optimal)} holds no elements")
+    _check_order(spec, shapes, typed)
+
+
+def _check_values(spec: TensorSpec, shapes: ShapeRange, typed: Typed) -> None:
+    count = math.prod(d for d in spec.shape or () if isinstance(d, int))
+    for option, values in zip(typed, shapes, strict=True):
+        if len(values) != count:
+            raise UsageError(
+                f"{option} {spec.name}:{spelled(values)} is not the {count} values of input"
+                f" {described(spec)}"
+            )
+    _check_order(spec, shapes, typed)
+
+
+def _check_order(spec: TensorSpec, shapes: ShapeRange, typed: Typed) -> None:
+    lowest, optimal, highest = shapes
     ranks_differ = not len(lowest) == len(optimal) == len(highest)
     if ranks_differ or any(
         not 0 <= a <= b <= c for a, b, c in zip(lowest, optimal, highest, strict=True)
@@ -111,16 +129,12 @@ def _check_fit(spec: TensorSpec, shapes: ShapeRange, typed: Typed) -> None:
 
 def _as_typed(name: str, shapes: ShapeRange, typed: Typed) -> str:
     if typed == _TYPED:
-        return f"{_TYPED[0]} {name}:{':'.join(map(_x, shapes))}"
+        return f"{_TYPED[0]} {name}:{':'.join(map(spelled, shapes))}"
     given = dict(zip(typed, shapes, strict=True))
-    return ", ".join(f"{option} {name}:{_x(shape)}" for option, shape in given.items())
+    return ", ".join(f"{option} {name}:{spelled(shape)}" for option, shape in given.items())
 
 
 def _fits(shape: Shape, declared: tuple[int | str | None, ...]) -> bool:
     return len(shape) == len(declared) and all(
         not isinstance(b, int) or a == b for a, b in zip(shape, declared, strict=True)
     )
-
-
-def _x(shape: Shape) -> str:
-    return "x".join(map(str, shape))

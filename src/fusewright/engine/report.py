@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fusewright.engine.kernels import Kernel
-from fusewright.engine.profiles import ShapeRange
+from fusewright.engine.ranges import ShapeRange
 
 SCHEMA = "fusewright.engine/1"
 """Marks the JSON file of a report."""

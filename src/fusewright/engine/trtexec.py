@@ -9,8 +9,8 @@ from pathlib import Path
 
 import onnx
 
-from fusewright.engine.profiles import Shape, ShapeRange
-from fusewright.engine.types import FP16, INT8
+from fusewright.engine.formats import FP16, INT8
+from fusewright.engine.ranges import Shape, ShapeRange
 from fusewright.errors import EngineError, UsageError
 from fusewright.plan.collapse import DOMAIN
 

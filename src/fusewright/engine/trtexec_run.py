@@ -22,6 +22,7 @@ from fusewright.engine.trtexec import TrtexecOptions, check_version, trtexec_com
 from fusewright.engine.types import formats_of
 from fusewright.errors import EngineError, OutputError, UsageError
 from fusewright.graph.load import Source, read_source
+from fusewright.graph.save import Pending, committed
 
 PROGRAM = "trtexec"
 Line = Callable[[str], None]
@@ -53,6 +54,7 @@ def build_with_trtexec(
     options: BuildOptions | None = None,
     times: bool = False,
     said: Line | None = None,
+    pending: Pending | None = None,
 ) -> EngineReport:
     """Builds `model` with `trtexec` and reads its layer file back.
 
@@ -64,6 +66,7 @@ def build_with_trtexec(
         options: how; `backend` is not looked at.
         times: also run the engine and measure each kernel.
         said: told each line that trtexec prints.
+        pending: takes what is written, to appear when it is committed.
 
     Raises:
         ModelError: the file is not a whole ONNX model.
@@ -96,7 +99,8 @@ def build_with_trtexec(
                 profiles=profiles,
                 notes=notes,
             )
-            _move(asked, targets, report)
+            with committed(pending) as files:
+                _move(asked, targets, report, files)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
     return report
@@ -210,9 +214,9 @@ def _report(source: Source, asked: TrtexecOptions) -> EngineReport:
     )
 
 
-def _move(asked: TrtexecOptions, targets: list[Path], report: EngineReport) -> None:
+def _move(asked: TrtexecOptions, targets: list[Path], report: EngineReport, files: Pending) -> None:
     parts = [part for part in (asked.engine, asked.layers) if part is not None]
     if len(targets) > 1:
         parts[1].write_text(report.to_json(), encoding="utf-8")
     for part, target in zip(parts, targets, strict=False):
-        part.replace(target)
+        part.replace(files.part(target))

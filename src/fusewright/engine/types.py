@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import TensorProto
 
+from fusewright.engine.formats import BF16, FP4, FP8, FP16, INT4, INT8
 from fusewright.graph.load import with_inner
 
-INT8, FP16, BF16, FP8, INT4, FP4 = "int8", "fp16", "bf16", "fp8", "int4", "fp4"
 _FORMATS = {
     "INT8": INT8,
     "UINT8": INT8,

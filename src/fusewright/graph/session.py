@@ -38,6 +38,13 @@ class TensorSpec:
     dtype: np.dtype
     shape: tuple[int | str | None, ...] | None
 
+    @property
+    def may_hold_sizes(self) -> bool:
+        """Whether it may be read as a shape: integers, one axis at most, and a known number."""
+        few = self.shape is not None and len(self.shape) <= 1
+        known = few and all(isinstance(dim, int) for dim in self.shape or ())
+        return known and self.dtype in (np.dtype(np.int64), np.dtype(np.int32))
+
 
 def session_options(optimize: bool = True) -> ort.SessionOptions:
     """Options shared by every session: quiet, and with all graph optimizations or none."""

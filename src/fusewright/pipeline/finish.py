@@ -12,7 +12,7 @@ import onnx
 
 from fusewright.errors import ModelError, PlanError, UsageError
 from fusewright.graph.convert import to_proto
-from fusewright.graph.save import save
+from fusewright.graph.save import Pending, committed, save
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.looking import look
@@ -41,19 +41,22 @@ from fusewright.quantize.residual import stream_tensors
 from fusewright.verify import Comparison
 
 
-def finish(make: Callable[[], Plan], job: Job, target: Path | None) -> Result:
+def finish(
+    make: Callable[[], Plan], job: Job, target: Path | None, pending: Pending | None = None
+) -> Result:
     """`make`'s plan → [order → smooth → balance] → collapse → [calibrate → types] → verify → write.
 
     All rewrites are proven at once, by the last float model; where that does not hold, it begins
-    anew and proves stage by stage. An error that they have no part in is final.
+    anew and proves stage by stage. An error that they have no part in is final. With `pending` the
+    files appear when that is committed.
     """
     job.proof.deferred = not job.proof.by_regions
     try:
-        return _through(_made(make, job), job, target)
+        return _through(_made(make, job), job, target, pending)
     except RewriteError as error:
         job.proof.by_stage()
         job.trace.add("load", "note", "proof", detail=f"each stage by itself: {error}")
-        return _through(make(), job, target)
+        return _through(make(), job, target, pending)
 
 
 def _made(make: Callable[[], Plan], job: Job) -> Plan:
@@ -102,7 +105,7 @@ def _settle_residual(plan: Plan, job: Job) -> None:
         )
 
 
-def _through(plan: Plan, job: Job, target: Path | None) -> Result:
+def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None) -> Result:
     judge = None if job.options.search == OFF else find_judge(job.options)
     asked = {group.name: group.smooth for group in plan.groups}
     in_four_bits, errors = _rewrite(plan, job)
@@ -140,10 +143,10 @@ def _through(plan: Plan, job: Job, target: Path | None) -> Result:
             details.append("float" if final is None else str(final.worst))
     stamp(proto, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)
     if target is not None:
-        with job.trace.stage("write"):
-            save(proto, target, job.workspace)
+        with job.trace.stage("write"), committed(pending) as files:
+            save(proto, target, job.workspace, files)
             if searched is not None:
-                _write_found(plan, asked, target)
+                _write_found(plan, asked, target, files)
     return Result(
         proto,
         job.workspace,
@@ -181,7 +184,9 @@ def _rewrite(plan: Plan, job: Job) -> tuple[list[Int4Site], Mapping[str, float]]
     return in_four_bits, looked.errors
 
 
-def _write_found(plan: Plan, asked: Mapping[str, Smooth | None], target: Path) -> None:
+def _write_found(
+    plan: Plan, asked: Mapping[str, Smooth | None], target: Path, files: Pending
+) -> None:
     """The plan file, with α as it was asked for: one that was found is found again."""
     groups = [replace(group, smooth=asked[group.name]) for group in plan.groups]
-    write_plan(replace(plan, groups=groups), plan_beside(target))
+    write_plan(replace(plan, groups=groups), plan_beside(target), files)

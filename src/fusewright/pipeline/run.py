@@ -14,7 +14,7 @@ from fusewright.errors import DataError, PlanError, UsageError
 from fusewright.graph.collector import without_gc
 from fusewright.graph.finite import check_finite
 from fusewright.graph.load import Source, fingerprint, model_files, read_source
-from fusewright.graph.save import check_output
+from fusewright.graph.save import Pending, check_output
 from fusewright.graph.session import naming
 from fusewright.graph.symbols import bindings
 from fusewright.graph.widen import holds_half
@@ -43,6 +43,8 @@ def optimize(
     out: str | Path | None = None,
     calibration: Any = None,
     watcher: Watcher | None = None,
+    *,
+    pending: Pending | None = None,
     **settings: Any,
 ) -> Result:
     """Takes an ONNX file to a verified, quantized one.
@@ -53,6 +55,7 @@ def optimize(
         calibration: what `open_samples` takes: a path, `module:name`, a dict of arrays, an
             iterable of dicts, a reader, or `RandomSamples()`.
         watcher: told of progress.
+        pending: takes what is written, to appear when it is committed.
         **settings: fields of `Options`.
 
     Raises:
@@ -65,7 +68,7 @@ def optimize(
     source = in_float32(source)
     job = start_job(source, calibration, options, Trace(watcher or Silent()))
     with without_gc(job.proof.by_regions):
-        return finish(lambda: _plan(job), job, target)
+        return finish(lambda: _plan(job), job, target, pending)
 
 
 def apply(

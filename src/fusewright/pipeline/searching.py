@@ -174,6 +174,9 @@ class _Made:
     def flat(self) -> onnx.ModelProto:
         inputs, options = self.job.source.interface.inputs, self.job.options
         profiles, _ = choose_profiles(inputs, options.shapes)
+        for spec in inputs:
+            if spec.may_hold_sizes:
+                profiles.pop(spec.name, None)  # values, and its shape is static
         flat = to_proto(self.plan.model.graph)
         for value in flat.graph.input:
             if value.name in profiles:

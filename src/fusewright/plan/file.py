@@ -9,7 +9,7 @@ from typing import Any
 
 import fusewright
 from fusewright.errors import PlanError, UsageError
-from fusewright.graph.save import save_text
+from fusewright.graph.save import Pending, save_text
 from fusewright.plan.decide import details_refusal, refusal, settle
 from fusewright.plan.demand import last_readers
 from fusewright.plan.document import read_document
@@ -50,13 +50,13 @@ def plan_text(plan: Plan) -> str:
     return _HEADER + body
 
 
-def write_plan(plan: Plan, path: Path) -> None:
-    """Writes the plan file, whole or not at all.
+def write_plan(plan: Plan, path: Path, pending: Pending | None = None) -> None:
+    """Writes the plan file, whole or not at all; with `pending`, when that is committed.
 
     Raises:
         OutputError: it cannot be written.
     """
-    save_text(plan_text(plan), path)
+    save_text(plan_text(plan), path, pending)
 
 
 def formats_in(path: Path) -> frozenset[str]:

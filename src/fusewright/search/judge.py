@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any, Protocol
 
 from fusewright.engine.backend import find_backend
-from fusewright.engine.build import BuildOptions, build
+from fusewright.engine.build import BuildOptions, BuildPlace, build
+from fusewright.engine.process import BuilderProcess
 from fusewright.engine.report import EngineReport, Finding
 from fusewright.engine.trtexec_run import build_with_trtexec, find_trtexec
 from fusewright.errors import DataError, EngineError
@@ -231,7 +232,9 @@ def plan_judge(options: BuildOptions) -> PlanJudge:
     """
     backend = find_backend(RTX)
     chosen = replace(options, backend=RTX)
-    return PlanJudge(chosen, lambda model: build(model, None, chosen), backend.version)
+    # It loads TensorRT once for all builds, and ends with the judge.
+    place = BuildPlace(process=BuilderProcess())
+    return PlanJudge(chosen, lambda model: build(model, None, chosen, place=place), backend.version)
 
 
 def latency_judge(options: BuildOptions) -> LatencyJudge:
