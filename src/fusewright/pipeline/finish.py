@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -26,6 +26,7 @@ from fusewright.pipeline.searching import find_judge, plan_beside, search
 from fusewright.pipeline.smoothing import smooth
 from fusewright.pipeline.stages import (
     Job,
+    Seen,
     collapse_float,
     collapsed_proto,
     measure,
@@ -34,9 +35,10 @@ from fusewright.pipeline.stages import (
 from fusewright.pipeline.trace import peak_memory
 from fusewright.plan.file import write_plan
 from fusewright.plan.plan import OFF, Plan, Smooth
+from fusewright.quantize.cores import core_notes, fit_steps, settle_cores
 from fusewright.quantize.int4.sites import Int4Site
-from fusewright.quantize.placement import place
-from fusewright.quantize.probabilities import lost_notes
+from fusewright.quantize.placement import Placement, place
+from fusewright.quantize.probabilities import Loss
 from fusewright.quantize.residual import stream_tensors
 from fusewright.verify import Comparison
 
@@ -108,7 +110,7 @@ def _settle_residual(plan: Plan, job: Job) -> None:
 def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None) -> Result:
     judge = None if job.options.search == OFF else find_judge(job.options)
     asked = {group.name: group.smooth for group in plan.groups}
-    in_four_bits, errors = _rewrite(plan, job)
+    rewritten = _rewrite(plan, job)
     _settle_residual(plan, job)
     placement = place(plan, plan.residual or ())
     groups, proto = collapse_float(plan, job)
@@ -127,7 +129,8 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
         proven = side.submit(prove) if job.proof.deferred else None
         half = searched = None
         if seen is not None:
-            round_int4(plan, in_four_bits, job)
+            placement = _fit_steps(plan, seen, placement)
+            round_int4(plan, rewritten.in_four_bits, job)
             if judge is not None:
                 placement, seen, searched = search(plan, groups, seen, job, judge, target)
             typed = set_types(plan, placement, seen, job)
@@ -159,17 +162,33 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
         job.trace,
         0 if seen is None else seen.samples,
         peak_memory(),
-        (*plan.model.notes, *job.samples.notes, *lost_notes(plan, errors)),
+        (*plan.model.notes, *job.samples.notes, *rewritten.notes(plan)),
         searched,
     )
 
 
-def _rewrite(plan: Plan, job: Job) -> tuple[list[Int4Site], Mapping[str, float]]:
-    """The float rewrites that the plan asks for, in place.
+@dataclass(frozen=True)
+class _Rewritten:
+    """The weights that become INT4, and what became of attention's cores."""
 
-    Returns:
-        The weights that become INT4, and the errors of `Looked`.
-    """
+    in_four_bits: list[Int4Site]
+    losses: Mapping[str, Loss]
+    floated: tuple[str, ...]
+
+    def notes(self, plan: Plan) -> list[str]:
+        return core_notes(plan, self.losses, self.floated)
+
+
+def _fit_steps(plan: Plan, seen: Seen, placement: Placement) -> Placement:
+    """The placement, with steps of probabilities that hold what all samples showed."""
+    if not seen.probabilities:
+        return placement
+    fit_steps(plan, seen.probabilities)
+    return place(plan, plan.residual or ())
+
+
+def _rewrite(plan: Plan, job: Job) -> _Rewritten:
+    """The float rewrites that the plan asks for, in place."""
 
     def rewritten() -> onnx.ModelProto:
         return runnable(to_proto(plan.model.graph), job.source)
@@ -177,11 +196,12 @@ def _rewrite(plan: Plan, job: Job) -> tuple[list[Int4Site], Mapping[str, float]]
     with _as_prepared(plan), job.proof.blaming(rewritten):
         order_norms(plan, job)
         looked = look(plan, job)
+        floated = settle_cores(plan, looked.losses)
         smooth(plan, job, looked.maxima)
         balance(plan, job, looked.maxima)
         in_four_bits = find_int4(plan, job)
         scale_int4(plan, in_four_bits, job)
-    return in_four_bits, looked.errors
+    return _Rewritten(in_four_bits, looked.losses, floated)
 
 
 def _write_found(

@@ -14,7 +14,7 @@ from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.stages import Job, with_outputs
 from fusewright.plan.plan import AUTO, Plan
 from fusewright.quantize.balance import plan_balance
-from fusewright.quantize.probabilities import measure_probabilities
+from fusewright.quantize.probabilities import Loss, measure_probabilities
 from fusewright.quantize.smooth import Smoothing, plan_smoothing
 
 
@@ -24,12 +24,11 @@ class Looked:
 
     Attributes:
         maxima: max|x| per channel of what smoothing and balancing decide by, [channels] each.
-        errors: name of each attention → the relative error that rounding its probabilities makes
-            in its output, on the worst sample.
+        losses: name of each attention → what rounding its probabilities costs it.
     """
 
     maxima: Mapping[str, np.ndarray] = field(default_factory=dict)
-    errors: Mapping[str, float] = field(default_factory=dict)
+    losses: Mapping[str, Loss] = field(default_factory=dict)
 
 
 def look(plan: Plan, job: Job) -> Looked:
@@ -47,16 +46,21 @@ def look(plan: Plan, job: Job) -> Looked:
         wanted |= dict.fromkeys((name for site in sites for name in site.observe), 0)
     flat = job.workspace.folder / "flat.onnx"
     proto = runnable(to_proto(plan.model.graph), job.source)
-    errors = measure_probabilities(proto, plan)
-    wanted |= dict.fromkeys(errors.values(), 0)
+    watched = measure_probabilities(proto, plan)
+    wanted |= dict.fromkeys((name for pair in watched.values() for name in pair), 0)
     if not wanted:
         return Looked()
     save(with_outputs(proto, wanted), flat)
     feeds = job.samples.preview(job.options.verify_samples)
     seen = observe_channels(flat, wanted, feeds, job.options.calibration).observers
     maxima = {name: observer.maxima for name, observer in seen.items()}
-    found = {group: float(maxima.pop(name)[0]) for group, name in errors.items()}
-    for group, error in found.items():
-        detail = f"its output is off by {error:.2%} where they are rounded"
+    losses = {
+        group: Loss(*(float(maxima.pop(name)[0]) for name in pair))
+        for group, pair in watched.items()
+    }
+    for group, loss in losses.items():
+        detail = (
+            f"up to {loss.largest:.2g}; its output is off by {loss.error:.2%} in steps of 1/127"
+        )
         job.trace.add("plan", "note", "probabilities", group, detail)
-    return Looked(maxima, found)
+    return Looked(maxima, losses)

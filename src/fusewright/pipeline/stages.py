@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
 
 from fusewright.calibrate import Ranges, Samples
+from fusewright.calibrate.observers import MaxObserver
 from fusewright.calibrate.runner import Observations, begin, watch
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source
@@ -28,7 +29,9 @@ from fusewright.precision import (
 )
 from fusewright.precision.check import RangeCheck
 from fusewright.precision.twin import rounding_twin
+from fusewright.quantize.cores import finer_cores
 from fusewright.quantize.placement import Placement
+from fusewright.quantize.probabilities import watch_largest
 from fusewright.search import observed
 from fusewright.verify import Comparison
 from fusewright.verify.blockwise import with_emulated_blocks
@@ -95,12 +98,14 @@ class Seen:
         ranges: of the scales; None where nothing is quantized.
         tensors: of every float tensor, where the rest is to be half.
         parts: every tensor that some placement may observe, by itself, where one is searched for.
+        probabilities: name of each attention whose steps rest on it → its largest probability.
     """
 
     ranges: Ranges | None
     tensors: TensorRanges | None
     samples: int
     parts: Observations | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
@@ -123,6 +128,9 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
         probe = None if rest == FP32 else Probe(proto, what_to_measure(graph, rest))
         for name, more in ({} if probe is None else probe.watchers).items():
             watching.setdefault(name, []).extend(more)
+        largest = watch_largest(proto, finer_cores(plan))
+        peaks = {name: MaxObserver() for name in largest.values()}
+        watching |= {name: [observer] for name, observer in peaks.items()}
         if watching:
             flat = job.workspace.folder / "flat.onnx"
             save(with_outputs(proto, watching), flat)
@@ -136,7 +144,8 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
         details.append(f"{len(sites)} scales, {seen.samples} samples")
         ranges = seen.ranges(options) if placement.activations and not searches else None
         tensors = None if probe is None else probe.ranges(seen.samples)
-    return Seen(ranges, tensors, seen.samples, seen if searches else None)
+    found = {group: peaks[name].maximum for group, name in largest.items()}
+    return Seen(ranges, tensors, seen.samples, seen if searches else None, found)
 
 
 def flat_model(plan: Plan, job: Job, wanted: Iterable[str], name: str = "flat") -> Path:

@@ -77,6 +77,7 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
             why_not = "not among what --include names"
         group.decision = FLOAT if why_not is not None else decision
         group.reason = why_not or "its contract: " + _contract(group, plan)
+        group.asked = id(group) in asked or id(group) in included
         _settle_details(group, nodes, plan)
     settle(plan)
     _note(plan, rules.quantized)
@@ -181,6 +182,7 @@ def adopt(plan: Plan, theirs: Plan) -> None:
         if problem is not None:
             raise PlanError(f"{plan.model.path}: {problem}")
         group.decision, group.reason, group.apply = other.decision, other.reason, other.apply
+        group.asked = True
         if other.smooth is not None and smooth_setting(other.smooth) is None:
             raise PlanError(
                 f"{plan.model.path}: group '{group.name}' has smooth {other.smooth!r}; it is off,"

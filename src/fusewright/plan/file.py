@@ -105,7 +105,7 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
         problem = problem or details_refusal(group, inputs, entry.prepared_as, nodes, plan)
         if problem is not None:
             raise PlanError(f"{path}: {problem}")
-        group.apply = entry.decision != OFF
+        group.apply, group.asked = entry.decision != OFF, True
         if not group.apply:
             continue
         reason = entry.reason or group.reason

@@ -40,6 +40,7 @@ class Group:
         interior: reads of interior tensors that get a pair with a calibrated range.
         decision: `int8`, `fp8`, `int4` (the weights alone), `nvfp4`, `mxfp8` or `float`.
         reason: why.
+        asked: whether the user asked for the decision by name: what is measured does not change it.
         hint: what speaks against the decision without forbidding it; empty where nothing does.
         apply: False switches the group off: neither quantized nor collapsed.
         smooth: how much of its input's outliers moves into its weights: an α from 0 to 1, `off` or
@@ -62,6 +63,7 @@ class Group:
     interior: tuple[Slot, ...] = ()
     decision: str = FLOAT
     reason: str = ""
+    asked: bool = False
     hint: str = ""
     apply: bool = True
     smooth: Smooth | None = None

@@ -3,13 +3,14 @@
 The scale behind a Softmax is fixed: INT8 counts in steps of 1/127 (TENSORRT.md, "Attention"). Where
 a query looks at hundreds of keys alike, each of its probabilities is less than a step: they round
 to 0, or all to 1, and the sum over v with them. A trained ViT of 50 keys loses nothing (33 to 38
-dB, on MNIST).
+dB, on MNIST). `quantize.cores` says what is done about it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -19,11 +20,27 @@ from fusewright.plan.plan import Group, Plan
 from fusewright.quantize.weights import scale_of
 from fusewright.target import FORMATS
 
-# 10 dB: a tenth of what the core gives is noise. Random weights: a DeiT-tiny of 197 keys, off by
-# 0.55 in every core, gains 20 dB from float ones; a ViT-B, 0.07 to 0.19, gains 10; a Swin-T of 49
-# keys, 0.02 to 0.08, gains 0.5.
-LOST = 10**-0.5
 _NOT_ZERO = 1e-30
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What one core loses.
+
+    Attributes:
+        error: ‖core with rounded probabilities − core‖ / ‖core‖, on the worst sample.
+        largest: the largest probability seen.
+    """
+
+    error: float
+    largest: float
+
+
+class Watched(NamedTuple):
+    """The tensors, float32 [1], that tell a `Loss` of each feed."""
+
+    error: str
+    largest: str
 
 
 def lossy_cores(plan: Plan) -> list[Group]:
@@ -35,22 +52,48 @@ def lossy_cores(plan: Plan) -> list[Group]:
     ]
 
 
-def measure_probabilities(proto: onnx.ModelProto, plan: Plan) -> dict[str, str]:
+def measure_probabilities(proto: onnx.ModelProto, plan: Plan) -> dict[str, Watched]:
     """Adds to a flat float model, in place, what tells how far off fixed scales make each core.
 
     Returns:
-        Group name → the tensor with ‖core with rounded probabilities − core‖ / ‖core‖, float32 [1].
+        Group name → the tensors that tell it.
     """
     nodes = {node.name: node for node in proto.graph.node}
-    found: dict[str, str] = {}
+    found: dict[str, Watched] = {}
     for group in lossy_cores(plan):
         (pair,) = group.fixed
         scale = scale_of(pair.threshold, FORMATS[group.decision])
         zero = np.zeros((), FORMATS[group.decision].dtype)
-        found[group.name] = _add_error(
-            proto.graph, nodes[pair.node], pair.slot, (scale, zero), f"fusewright_core_{len(found)}"
+        attend, name = nodes[pair.node], f"fusewright_core_{len(found)}"
+        found[group.name] = Watched(
+            _add_error(proto.graph, attend, pair.slot, (scale, zero), name),
+            _add_largest(proto.graph, attend.input[pair.slot], name),
         )
     return found
+
+
+def watch_largest(proto: onnx.ModelProto, cores: Iterable[Group]) -> dict[str, str]:
+    """Adds to a flat float model, in place, the largest probability of some cores.
+
+    Returns:
+        Group name → the tensor that tells it of each feed, float32 [1].
+    """
+    nodes = {node.name: node for node in proto.graph.node}
+    found: dict[str, str] = {}
+    for group in cores:
+        (pair,) = group.fixed
+        read = nodes[pair.node].input[pair.slot]
+        found[group.name] = _add_largest(proto.graph, read, f"fusewright_core_{len(found)}")
+    return found
+
+
+def _add_largest(graph: onnx.GraphProto, probabilities: str, name: str) -> str:
+    # ReduceMax has its axes as an attribute or an input, by the opset: over all it needs neither.
+    whole, vector, one = f"{name}_largest", f"{name}_largest_vector", f"{name}_one"
+    graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), one))
+    graph.node.append(_node("ReduceMax", [probabilities], whole, keepdims=0))
+    graph.node.append(_node("Reshape", [whole, one], vector))
+    return vector
 
 
 def _add_error(
@@ -87,22 +130,3 @@ def _add_error(
 
 def _node(op: str, inputs: list[str], result: str, **attributes: Any) -> onnx.NodeProto:
     return helper.make_node(op, inputs, [result], result, **attributes)
-
-
-def lost_notes(plan: Plan, errors: Mapping[str, float]) -> list[str]:
-    """What the user should know of the cores that lose too much; nothing where none does.
-
-    Args:
-        errors: group name → relative error, as `measure_probabilities` says it.
-    """
-    lost = [group for group in lossy_cores(plan) if errors.get(group.name, 0.0) > LOST]
-    if not lost:
-        return []
-    worst = max(lost, key=lambda group: errors[group.name])
-    kinds = sorted({group.kind for group in lost})
-    options = " ".join(f"--exclude 'op:{kind}'" for kind in kinds)
-    return [
-        f"the probabilities of {len(lost)} attentions are lost between the steps of"
-        f" {FORMATS[worst.decision].title} (the output of '{worst.name}' is off by"
-        f" {errors[worst.name]:.0%}): {options} keeps them float"
-    ]
