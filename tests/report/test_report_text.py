@@ -7,9 +7,15 @@ import io
 import pytest
 from rich.console import Console
 
-from fusewright.report.result_tables import accuracy_table, heavy_section
+from fusewright.report.result_tables import (
+    accuracy_table,
+    described,
+    heavy_section,
+    selection_lines,
+)
 from fusewright.report.text import byte_count, counted, shorten, shorten_quoted, some_of
 from fusewright.verify import Comparison, OutputError
+from fusewright.verify.distance import Selected
 
 
 @pytest.mark.parametrize("width", range(2, 30))
@@ -80,3 +86,32 @@ def test_accuracy_of_several_samples():
     assert classes == "classes – 50.00% 50.00% (sample 1) 25.00% of elements differ"
     assert same == "same – – – identical"
     assert lost == "lost – – – (sample 0) not comparable"
+
+
+def test_accuracy_behind_selections():
+    outputs = (
+        OutputError("boxes", 0.01, role="behind", selection="TopK 'k'"),
+        OutputError("ids", float("inf"), is_float=False, role="selected by", selection="TopK 'k'"),
+        OutputError("scores", 0.1, role="in front of", selection="TopK 'k'"),
+        OutputError("raw", 0.1, role="in front of", selection="NMS_TRT 'p'"),
+    )
+    comparison = Comparison(outputs, (Selected("TopK 'k'", 2, 3),))
+    rows = [line.split() for line in _printed(accuracy_table(comparison, 78)).splitlines()[1:]]
+    assert [row[:2] for row in rows] == [
+        ["boxes", "*"], ["ids", "<"], ["scores", ">"], ["raw", ">"],
+    ]  # fmt: skip
+    assert rows[1][2:] == ["–", "not", "comparable"]
+    assert selection_lines(comparison) == [
+        "TopK 'k' selects otherwise on 2 of 3 samples; in front of it: scores",
+        "NMS_TRT 'p' is not run; in front of it: raw",
+        "* compared with what the reference selects",
+        "> in front of it",
+        "< holds nothing but what is selected",
+    ]
+    assert selection_lines(Comparison(())) == []
+    same = Comparison((), (Selected("ArgMax 'a'", 0, 2),))
+    assert selection_lines(same) == ["ArgMax 'a' selects the same on all 2 samples"]
+    assert comparison.worst.name == "scores"
+    assert str(comparison.worst) == "scores in front of TopK 'k': 20.0 dB SQNR"
+    assert described(outputs[2]) == "tensor 'scores' in front of TopK 'k'"
+    assert described(outputs[0]) == "output 'boxes'"

@@ -67,19 +67,34 @@ def outline(data: bytes | mmap.mmap) -> Outline:
     Raises:
         ModelError: it is not an ONNX model.
     """
-    stripped = bytearray()
-    try:
-        with memoryview(data) as view:
-            for number, _, body, end in _fields(view, 0, len(view)):
-                if number == _GRAPH_FIELD:
-                    stripped += _without_weights(view, body, end)
-        graph = onnx.GraphProto.FromString(bytes(stripped))
-    except (DecodeError, IndexError, ValueError) as error:
-        raise ModelError(f"not an ONNX model ({first_line(error)})") from error
+    graph = structure(data).graph
     made = {name for node in graph.node for name in node.output if name}
     inputs = tuple(value.name for value in graph.input)
     outputs = tuple(value.name for value in graph.output)
     return Outline(inputs, outputs, frozenset(made))
+
+
+def structure(data: bytes | mmap.mmap) -> onnx.ModelProto:
+    """A serialized model without its stored tensors.
+
+    Raises:
+        ModelError: it is not an ONNX model.
+    """
+    stripped = bytearray()
+    model = onnx.ModelProto()
+    try:
+        with memoryview(data) as view:
+            rest = bytearray()
+            for number, start, body, end in _fields(view, 0, len(view)):
+                if number == _GRAPH_FIELD:
+                    stripped += _without_weights(view, body, end)
+                else:
+                    rest += view[start:end]
+        model.ParseFromString(bytes(rest))
+        model.graph.ParseFromString(bytes(stripped))
+    except (DecodeError, IndexError, ValueError) as error:
+        raise ModelError(f"not an ONNX model ({first_line(error)})") from error
+    return model
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def compare(
     from fusewright.graph.load import read_source
     from fusewright.pipeline import compare as run
     from fusewright.pipeline.inspection import needs_twin
-    from fusewright.report.result_tables import accuracy_table
+    from fusewright.report.result_tables import accuracy_table, selection_lines
     from fusewright.report.text import section
 
     terminal = Terminal(quiet=quiet)
@@ -71,20 +71,24 @@ def compare(
     else:
         title = f"{second} against {first}"
         twin = [_TWIN] * needs_twin(read_source(first), read_source(second))
-        terminal.show(section(title, accuracy_table(comparison, terminal.width - 2), *twin))
+        table = accuracy_table(comparison, terminal.width - 2)
+        terminal.show(section(title, table, *selection_lines(comparison), *twin))
     if min_sqnr is not None:
         _require(comparison, min_sqnr)
 
 
 def _plain(first: Path, second: Path, comparison: Comparison) -> dict[str, Any]:
-    return {"first": str(first), "second": str(second), "outputs": comparison.to_dict()}
+    selections = [selected.to_dict() for selected in comparison.selections]
+    found = {"outputs": comparison.to_dict(), "selections": selections}
+    return {"first": str(first), "second": str(second), **found}
 
 
 def _require(comparison: Comparison, least: float) -> None:
     """One loud sample is most of the figure over all of them: the median has to hold as well."""
+    from fusewright.report.result_tables import described
     from fusewright.verify.distance import decibels
 
-    rated = [output for output in comparison.outputs if output.sqnr_db is not None]
+    rated = [output for output in comparison.rated if output.sqnr_db is not None]
     if not rated:
         raise UsageError("--min-sqnr: the models have no output of floats")
     for output in rated:
@@ -92,6 +96,5 @@ def _require(comparison: Comparison, least: float) -> None:
         found, where = (whole, "") if whole < least else (median, " in the median sample")
         if not found >= least:
             raise VerifyError(
-                f"output '{output.name}' has {found:.1f} dB SQNR{where}, --min-sqnr asks for"
-                f" {least:g}"
+                f"{described(output)} has {found:.1f} dB SQNR{where}, --min-sqnr asks for {least:g}"
             )

@@ -295,7 +295,8 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
     if result.accuracy is not None:
         title = f"Accuracy against {result.plan.model.path}"
         table = tables.accuracy_table(result.accuracy, width)
-        parts += section(title, table, *measured_on(result.half, result.plan))
+        said = (*tables.selection_lines(result.accuracy), *measured_on(result.half, result.plan))
+        parts += section(title, table, *said)
     parts += section("Cost", tables.cost_table(result.trace.seconds, result.peak_bytes))
     undone = tables.undone_lines(result.trace.undone())
     parts += section("Undone", *(undone or ("nothing: every rewrite kept the results",)))

@@ -26,6 +26,19 @@ def out_of_reach(graph: gs.Graph, custom: frozenset[str]) -> list[gs.Node]:
     return found
 
 
+def read_beyond(graph: gs.Graph, custom: frozenset[str]) -> dict[str, str]:
+    """Computed tensors that a node out of reach reads → that node, for tables: `Plugin 'nms'`."""
+    lost = out_of_reach(graph, custom)
+    made = {id(t) for node in lost for t in node.outputs}
+    given = {id(t) for t in graph.inputs}
+    found: dict[str, str] = {}
+    for node in lost:
+        for tensor in reads(node):
+            if isinstance(tensor, gs.Variable) and tensor.name and id(tensor) not in made | given:
+                found.setdefault(tensor.name, f"{node.op} '{node.name}'")
+    return found
+
+
 def runnable_part(graph: gs.Graph, custom: frozenset[str]) -> gs.Graph:
     """A copy of what does not depend on custom operators.
 
@@ -38,12 +51,9 @@ def runnable_part(graph: gs.Graph, custom: frozenset[str]) -> gs.Graph:
     lost = out_of_reach(graph, custom)
     gone = {id(node) for node in lost}
     made = {id(t) for node in lost for t in node.outputs}
-    given = {id(t) for t in graph.inputs}
+    tensors = graph.tensors()
     outputs = {t.name: t for t in graph.outputs if id(t) not in made}
-    for node in lost:
-        for tensor in reads(node):
-            if isinstance(tensor, gs.Variable) and tensor.name and id(tensor) not in made | given:
-                outputs[tensor.name] = tensor
+    outputs |= {name: tensors[name] for name in read_beyond(graph, custom)}
     for node in lost:
         node.inputs.clear()
         node.outputs.clear()

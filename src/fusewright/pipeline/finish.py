@@ -118,7 +118,7 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
     collapsed = runnable(proto, job.source) if job.proof.deferred else onnx.ModelProto()
 
     def prove() -> Comparison:
-        return job.proof.reference.compare(collapsed)
+        return job.proof.compared(collapsed)
 
     # The proof keeps the core busy that Python, or opening a session, leaves idle.
     with ThreadPoolExecutor(max_workers=1) as side, job.proof.blaming(lambda: collapsed):

@@ -23,7 +23,7 @@ from fusewright.graph.session import TensorSpec
 from fusewright.graph.walk import producer
 from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import Options
-from fusewright.pipeline.prepare import Preparation, in_float32, plain
+from fusewright.pipeline.prepare import Preparation, beyond_reach, in_float32, plain, runnable
 from fusewright.pipeline.run import make_plan
 from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.demand import data_inputs
@@ -114,21 +114,28 @@ def compare(
     source, other = read_source(first), read_source(second)
     _require_same_interface(source, other)
     feeds = open_samples(data, source.interface.inputs, images).limit(samples)
-    judged = _as_given(other)
+    judged = _as_given(other, source)
     workspace = Workspace()
     if needs_twin(source, other):
-        judged = with_emulated_blocks(load_weights(other), workspace.folder)
+        judged = with_emulated_blocks(runnable(load_weights(other), source), workspace.folder)
         judged = rounding_twin(judged, source.interface.half)
     elif holds_blocks(other.proto):
-        judged = with_emulated_blocks(load_weights(other), workspace.folder)
-    reference = _as_given(source)
+        judged = with_emulated_blocks(runnable(load_weights(other), source), workspace.folder)
+    reference = _as_given(source, source)
     if holds_bfloat16(source.proto):
         reference = in_float32(source).proto
-    return compare_models(reference, judged, feeds, workspace.folder)[0]
+    comparison, _ = compare_models(reference, judged, feeds, workspace.folder)
+    return comparison.in_front_of(beyond_reach(source))
 
 
-def _as_given(source: Source) -> Path | onnx.ModelProto:
-    """The file; the model where all its tensors are external: onnxruntime would infer no shapes."""
+def _as_given(source: Source, reference: Source) -> Path | onnx.ModelProto:
+    """The file; the model where onnxruntime cannot take that.
+
+    Where all its tensors are external it would infer no shapes; custom operators of the reference
+    are cut off.
+    """
+    if reference.custom:
+        return runnable(plain(source), reference)
     scattered = any(is_small_external(tensor) for tensor in source.proto.graph.initializer)
     return load_weights(source) if scattered else source.path
 

@@ -22,7 +22,7 @@ from fusewright.graph.opset import (
     convert_opset,
     has_layer_norm_chain,
 )
-from fusewright.graph.runnable import out_of_reach, runnable_part
+from fusewright.graph.runnable import out_of_reach, read_beyond, runnable_part
 from fusewright.graph.session import naming
 from fusewright.graph.widen import holds_half, widen
 from fusewright.graph.workspace import Workspace, store_large
@@ -298,6 +298,15 @@ def runnable(proto: onnx.ModelProto, source: Source) -> onnx.ModelProto:
             f" ({', '.join(source.custom)}), so nothing can be run"
         )
     return to_proto(part)
+
+
+def beyond_reach(source: Source) -> dict[str, str]:
+    """Tensors in front of custom operators → the node; outputs of the model are not among them."""
+    if not source.custom:
+        return {}
+    found = read_beyond(gs.import_onnx(source.proto), frozenset(source.custom))
+    outputs = {spec.name for spec in source.interface.outputs}
+    return {name: node for name, node in found.items() if name not in outputs}
 
 
 def _folded(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -81,6 +81,10 @@ class Result:
             for u in self.plan.unclaimed
         ]
 
+    def _selections(self) -> list[dict[str, Any]]:
+        found = () if self.accuracy is None else self.accuracy.selections
+        return [selected.to_dict() for selected in found]
+
     def to_dict(self) -> dict[str, Any]:
         """What `--json` writes."""
         return {
@@ -93,6 +97,7 @@ class Result:
             "overflows": list(self.overflows),
             "search": None if self.search is None else self.search.to_dict(),
             "proofs": {stage: proof.to_dict() for stage, proof in self.proofs.items()},
+            "selections": self._selections(),
             "undone": [event.to_dict() for event in self.trace.undone()],
             "samples": self.samples,
             "seconds": dict(self.trace.seconds),

@@ -16,7 +16,7 @@ from fusewright.graph.load import Source
 from fusewright.graph.save import save
 from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.options import FP32, Options
-from fusewright.pipeline.prepare import runnable
+from fusewright.pipeline.prepare import beyond_reach, runnable
 from fusewright.pipeline.proof import Proof
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.collapse import collapse
@@ -172,10 +172,11 @@ def measure(proto: onnx.ModelProto, half: HalfPlan | None, job: Job) -> Comparis
     """How far the model is from the original; one with half tensors is judged by its twin."""
     final, reference = runnable(proto, job.source), job.proof.reference
     final = with_emulated_blocks(final, job.workspace.folder)
+    beyond = beyond_reach(job.source)
     if half is None:
-        return reference.compare(final, is_final=True)
+        return reference.compare(final, is_final=True).in_front_of(beyond)
     check = RangeCheck(rounding_twin(final, job.source.interface.half))
     comparison, seen = reference.compare_and_fetch(check.model, check.outputs)
     for name in check.overflows(seen, reference.feeds, job.workspace.folder):
         job.trace.add("verify", "overflow", name, detail=f"beyond {half.kind} on a sample")
-    return comparison
+    return comparison.in_front_of(beyond)

@@ -22,7 +22,7 @@ from fusewright.report.text import (
     without_names,
 )
 from fusewright.verify import Comparison, OutputError
-from fusewright.verify.distance import decibels
+from fusewright.verify.distance import BEHIND, IN_FRONT_OF, SELECTED_BY, decibels
 
 _NAMES_SHOWN = 2
 
@@ -73,17 +73,57 @@ def accuracy_table(comparison: Comparison, width: int) -> Table:
     table = plain_table("output", *numbers, right=numbers)
     for output in comparison.outputs:
         name = shorten(output.name, max(width - (66 if each else 40), 16))
+        name += _MARKS.get(output.role, "")
         sqnr = _sqnr(output, output.relative) if output.is_float else "–"
         table.add_row(name, sqnr, *(_by_sample(output) if each else ()), _error(output))
     return table
 
 
+# Behind a name in the table; what they say stands below it.
+_MARKS = {BEHIND: " *", IN_FRONT_OF: " >", SELECTED_BY: " <"}
+
+
+def selection_lines(comparison: Comparison) -> list[str]:
+    """What the two models select otherwise and by which tensors, and what the marks mean."""
+    lines = []
+    for found in comparison.selections:
+        how = f"otherwise on {found.samples} of" if found.samples else "the same on all"
+        text = f"{found.label} selects {how} {counted(found.of, 'sample')}"
+        lines.append(f"{text}{_goes_by(found.label, comparison)}")
+    known = {found.label for found in comparison.selections}
+    beside = (o.selection for o in comparison.outputs if o.role == IN_FRONT_OF)
+    for label in dict.fromkeys(label for label in beside if label not in known):
+        lines.append(f"{label} is not run{_goes_by(label, comparison)}")
+    roles = {output.role for output in comparison.outputs}
+    return lines + [said for role, said in _MEANINGS.items() if role in roles]
+
+
+def _goes_by(label: str, comparison: Comparison) -> str:
+    rows = comparison.outputs
+    names = [o.name for o in rows if o.role == IN_FRONT_OF and o.selection == label]
+    return f"; in front of it: {', '.join(names)}" if names else ""
+
+
+_MEANINGS = {
+    BEHIND: "* compared with what the reference selects",
+    IN_FRONT_OF: "> in front of it",
+    SELECTED_BY: "< holds nothing but what is selected",
+}
+
+
+def described(output: OutputError) -> str:
+    """`output 'scores'`, or `tensor 'x' in front of TopK 'topk'`."""
+    if output.role == IN_FRONT_OF:
+        return f"tensor '{output.name}' {output.role} {output.selection}"
+    return f"output '{output.name}'"
+
+
 def _error(output: OutputError) -> str:
+    if not math.isfinite(output.relative):
+        return "not comparable"
     if not output.is_float:
         return f"{output.relative:.2%} of elements differ"
-    if output.relative == 0:
-        return "identical"
-    return f"{output.relative:.2e}" if math.isfinite(output.relative) else "not comparable"
+    return f"{output.relative:.2e}" if output.relative else "identical"
 
 
 def _by_sample(output: OutputError) -> tuple[str, str]:
@@ -97,9 +137,11 @@ def _by_sample(output: OutputError) -> tuple[str, str]:
 
 def _sqnr(output: OutputError, error: float) -> str:
     """An error in dB, that of integers in percent."""
+    if not math.isfinite(error):
+        return "–"
     if not output.is_float:
         return f"{error:.2%}"
-    return f"{decibels(error):.1f} dB" if 0 < error < math.inf else "–"
+    return f"{decibels(error):.1f} dB" if error else "–"
 
 
 def cost_table(seconds: Mapping[str, float], peak_bytes: int) -> Table:

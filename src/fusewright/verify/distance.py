@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,29 @@ import numpy as np
 # Where the reference is all zeros there is no relative error.
 ABSOLUTE_AT_ZERO = 1e-6
 _THREE_DB = 10 ** (3 / 20)
+
+
+# What an entry of a comparison is to a selection (`verify.selections`).
+BEHIND, IN_FRONT_OF, SELECTED_BY = "behind", "in front of", "selected by"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A selection at which the second model may select otherwise.
+
+    Attributes:
+        label: operator and node: `TopK 'topk_3'`.
+        samples: on how many samples it does.
+        of: how many there are.
+    """
+
+    label: str
+    samples: int
+    of: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {"selection": self.label, "samples": self.samples, "of": self.of}
 
 
 @dataclass(frozen=True)
@@ -27,6 +50,10 @@ class OutputError:
         is_broken: the second model gives NaN or Inf where the first gives a number.
         samples: the same of each sample by itself, None where the output was empty. One whose
             reference is all zero is set against the mean power of the others.
+        role: where the models select otherwise: `behind` an output that was compared with the
+            reference's selection in both, `in front of` a tensor that a selection goes by,
+            `selected by` an output that holds nothing but what was selected, which is no measure.
+        selection: the one that `role` speaks of.
     """
 
     name: str
@@ -34,6 +61,8 @@ class OutputError:
     is_float: bool = True
     is_broken: bool = False
     samples: tuple[float | None, ...] = ()
+    role: str = ""
+    selection: str = ""
 
     @property
     def sqnr_db(self) -> float | None:
@@ -61,11 +90,13 @@ class OutputError:
 
         Where half of the samples are worse than that by more than 3 dB, with their median.
         """
+        place = f"{self.name} {self.role} {self.selection}"
+        name = place if self.role == IN_FRONT_OF else self.name
         if self.is_float:
-            text = f"{self.name}: {decibels(self.relative):.1f} dB SQNR"
+            text = f"{name}: {decibels(self.relative):.1f} dB SQNR"
             hidden = self.median > self.relative * _THREE_DB
             return f"{text}, median {decibels(self.median):.1f}" if hidden else text
-        return f"{self.name}: {self.relative:.2%} of elements differ"
+        return f"{name}: {self.relative:.2%} of elements differ"
 
     def to_dict(self) -> dict[str, Any]:
         """For reports; an SQNR that is infinite (no difference at all) or not of floats is null."""
@@ -73,6 +104,8 @@ class OutputError:
             "relative_error": self.relative,
             "sqnr_db": _finite(self.sqnr_db),
         }
+        if self.role:
+            report[self.role.replace(" ", "_")] = self.selection
         worst = self.worst_sample
         if worst is not None:
             index, error = worst
@@ -97,18 +130,40 @@ def _finite(value: float | None) -> float | None:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The distance of every output of two models."""
+    """The distance of every output of two models.
+
+    Attributes:
+        outputs: in their order; then what stands in front of selections that differ.
+        selections: those at which the second model selects otherwise; all, where there is no
+            output of floats.
+    """
 
     outputs: tuple[OutputError, ...]
+    selections: tuple[Selected, ...] = ()
+
+    @property
+    def rated(self) -> tuple[OutputError, ...]:
+        """Those whose error is a measure."""
+        return tuple(output for output in self.outputs if output.role != SELECTED_BY)
 
     @property
     def worst(self) -> OutputError | None:
-        """The output that is furthest off."""
-        return max(self.outputs, key=lambda o: o.relative, default=None)
+        """The output that is furthest off, among those whose error is a measure."""
+        return max(self.rated or self.outputs, key=lambda o: o.relative, default=None)
 
     def is_within(self, tolerance: float) -> bool:
         """Whether float outputs are within `tolerance`, and all others identical."""
         return all(o.relative <= (tolerance if o.is_float else 0.0) for o in self.outputs)
+
+    def in_front_of(self, beyond: Mapping[str, str]) -> Comparison:
+        """With these tensors marked as what stands in front of nodes that cannot be run."""
+        rows = (
+            replace(row, role=IN_FRONT_OF, selection=beyond[row.name])
+            if row.name in beyond and not row.role
+            else row
+            for row in self.outputs
+        )
+        return replace(self, outputs=tuple(rows))
 
     def to_dict(self) -> dict[str, Any]:
         """For reports: every output by its name."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 
 from fusewright.errors import DataError, ModelError
-from fusewright.graph.clean import open_folded
-from fusewright.graph.light import stored_bytes
-from fusewright.graph.session import Feed, naming, open_session, run_session
-from fusewright.verify.distance import Comparison, Distance, compare_outputs
+from fusewright.graph.session import Feed
+from fusewright.verify.distance import BEHIND, IN_FRONT_OF, Comparison, Distance
+from fusewright.verify.opening import Openable
 from fusewright.verify.outputs import with_float_outputs
-from fusewright.verify.weights import with_computed_weights
-
-_IN_ONE_FILE = 1 << 30
+from fusewright.verify.selecting import Contest, Forced, Pairs, Values, results_of, run
+from fusewright.verify.selections import does_the_same, find_selections, opset_of, paired
 
 
 class Reference:
@@ -39,17 +37,19 @@ class Reference:
         self.feeds, self.folder = list(feeds), folder
         original = model if isinstance(model, Path) else with_float_outputs(model)
         self._in_float = original is not model
-        session = _open(original, folder)
+        self._original = Openable(original, folder)
+        session = self._original.open()
         self.names = [output.name for output in session.get_outputs()]
-        self.outputs = [run_session(session, feed, self.names) for feed in self.feeds]
+        self._known = [run(session, feed, self.names) for feed in self.feeds]
 
     def compare(self, model: onnx.ModelProto | Path, is_final: bool = False) -> Comparison:
         """Runs a rewritten model on the same samples.
 
         Args:
             model: with the interface of the original.
-            is_final: it is meant to differ, and what depends on stored tensors alone is computed
-                once, not in every run: the weights behind Q/DQ pairs.
+            is_final: it is meant to differ, so that it may select otherwise, and what depends on
+                stored tensors alone is computed once, not in every run: the weights behind Q/DQ
+                pairs.
 
         Raises:
             ModelError: onnxruntime cannot load it, or it fails on samples that the original takes.
@@ -64,18 +64,87 @@ class Reference:
         Raises:
             ModelError: as `compare`.
         """
-        names, count = [*self.names, *also], len(self.names)
-        try:
-            if self._in_float and not isinstance(model, Path):
-                model = with_float_outputs(model)
-            session = _open(model, self.folder, is_final)
-            outputs = [run_session(session, feed, names) for feed in self.feeds]
-        except DataError as error:
-            raise ModelError(
-                f"the original runs on the samples, this model not: {error}"
-            ) from error
-        comparison = compare_outputs(self.names, self.outputs, [o[:count] for o in outputs])
-        return comparison, [o[count:] for o in outputs]
+        if self._in_float and not isinstance(model, Path):
+            model = with_float_outputs(model)
+        judged = Openable(model, self.folder, is_final)
+        with _as_its_fault():
+            contest = Contest(self.names, self._pairs(judged) if is_final else (), judged)
+            wanted = list(dict.fromkeys((*contest.wanted, *also)))
+            session, fetched = judged.open_with(wanted), []
+            for feed, expected in zip(self.feeds, self._expected(contest.needed), strict=True):
+                actual = run(session, feed, wanted)
+                contest.add(feed, expected, actual)
+                fetched.append([actual[name] for name in also])
+        return contest.result(), fetched
+
+    def compare_selecting_alike(self, model: onnx.ModelProto) -> Comparison | None:
+        """Runs a rewritten model with the selections of the original; None if there are none.
+
+        Two models are equal but for near ties where what each selection reads is equal, and what
+        lies behind it is, with the same things selected: by induction over their order. Nodes that
+        select otherwise from the same inputs are no such selections.
+
+        Raises:
+            ModelError: as `compare`.
+        """
+        judged = Openable(with_float_outputs(model) if self._in_float else model, self.folder)
+        with _as_its_fault():
+            pairs = self._pairs(judged, comparing=True)
+            if not pairs:
+                return None
+            read, forced = _read_by(pairs, self.names), Forced(judged, pairs)
+            distances = {name: Distance(name) for name in (*self.names, *read)}
+            needed = [*distances, *results_of(one for one, _ in pairs)]
+            for feed, expected in zip(self.feeds, self._expected(needed), strict=True):
+                actual = forced.run(feed, expected, [*self.names, *read.values()])
+                for name, distance in distances.items():
+                    distance.add(expected[name], actual[read.get(name, name)])
+        rows = (distance.result() for distance in distances.values())
+        roles = (IN_FRONT_OF if name in read else BEHIND for name in distances)
+        return Comparison(tuple(replace(row, role=r) for row, r in zip(rows, roles, strict=True)))
+
+    def _pairs(self, judged: Openable, comparing: bool = False) -> Pairs:
+        return same_selections(self._original, judged, comparing)
+
+    def _expected(self, names: Sequence[str]) -> list[Values]:
+        """Tensors of the original on each sample; it runs again for those that are new."""
+        new = [name for name in dict.fromkeys(names) if name not in self._known[0]]
+        if new:
+            session = self._original.open_with(new)
+            again = (run(session, feed, new) for feed in self.feeds)
+            self._known = [{**old, **more} for old, more in zip(self._known, again, strict=True)]
+        return self._known
+
+
+def same_selections(first: Openable, second: Openable, comparing: bool = False) -> Pairs:
+    """The selections that two models have in common.
+
+    Args:
+        first: the reference.
+        second: the other.
+        comparing: with comparisons and Casts to integers, and those alone that do the same.
+    """
+    mine = find_selections(second.structure, comparing)
+    if not mine:
+        return ()
+    pairs = paired(find_selections(first.structure, comparing), mine)
+    opsets = opset_of(first.structure), opset_of(second.structure)
+    return [pair for pair in pairs if not comparing or does_the_same(*pair, opsets)]
+
+
+def _read_by(pairs: Pairs, outputs: Sequence[str]) -> dict[str, str]:
+    """Tensor that a selection of the first model reads → its counterpart in the second."""
+    read = (pair for one, other in pairs for pair in zip(one.inputs, other.inputs, strict=True))
+    return {theirs: mine for theirs, mine in read if theirs not in outputs}
+
+
+@contextmanager
+def _as_its_fault() -> Iterator[None]:
+    """A sample that the original takes is not to blame."""
+    try:
+        yield
+    except DataError as error:
+        raise ModelError(f"the original runs on the samples, this model not: {error}") from error
 
 
 def compare_models(
@@ -96,41 +165,20 @@ def compare_models(
         ModelError: their outputs differ in name, or one cannot be loaded.
         DataError: there are no samples, or a model fails on one.
     """
-    one, other = _open(first), _open(second, folder)
-    names = [output.name for output in one.get_outputs()]
-    if names != [output.name for output in other.get_outputs()]:
+    one, other = Openable(first), Openable(second, folder)
+    first_session, second_session = one.open(), other.open()
+    names = [output.name for output in first_session.get_outputs()]
+    if names != [output.name for output in second_session.get_outputs()]:
         raise ModelError("the two models have different outputs")
-    distances, count = [Distance(name) for name in names], 0
+    contest = Contest(names, same_selections(one, other), other)
+    needed, wanted = contest.needed, contest.wanted
+    if wanted != names:
+        first_session, second_session = one.open_with(needed), other.open_with(wanted)
+    count = 0
     for feed in feeds:
         count += 1
-        for distance, a, b in zip(
-            distances, run_session(one, feed), run_session(other, feed), strict=True
-        ):
-            distance.add(a, b)
+        expected, actual = run(first_session, feed, needed), run(second_session, feed, wanted)
+        contest.add(feed, expected, actual)
     if not count:
         raise DataError("no sample to compare with")
-    return Comparison(tuple(distance.result() for distance in distances)), count
-
-
-def _open(
-    model: onnx.ModelProto | Path, folder: Path | None = None, is_final: bool = False
-) -> ort.InferenceSession:
-    if isinstance(model, Path):
-        with naming(model):
-            return open_session(model)
-    # Through a file: from bytes, the weights would be in memory twice more while it loads. Beside
-    # the weights it refers to: onnxruntime maps them, and copies nothing.
-    with tempfile.TemporaryDirectory(prefix="verify-") as own:
-        path = (folder or Path(own)) / f"{Path(own).name}.onnx"
-        weights = path.with_suffix(".weights")
-        try:
-            if is_final:
-                model = with_computed_weights(model, path.parent, weights)
-            if stored_bytes(model) < _IN_ONE_FILE:
-                path.write_bytes(model.SerializeToString())
-            else:
-                onnx.save(model, str(path), save_as_external_data=True, location=f"{path.stem}.all")
-            return open_folded(path) if is_final else open_session(path)
-        finally:
-            path.unlink(missing_ok=True)
-            weights.unlink(missing_ok=True)
+    return contest.result(), count

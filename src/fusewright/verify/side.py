@@ -27,7 +27,7 @@ class Side:
         """Indexes a model."""
         side = cls(proto, nodes=list(proto.graph.node))
         for i, node in enumerate(side.nodes):
-            side.reads.append(tuple(_reads(node)))
+            side.reads.append(tuple(reads_of(node)))
             side.producer.update({name: i for name in node.output if name})
         side.stored = {t.name: t for t in proto.graph.initializer}
         side.given = frozenset(v.name for v in proto.graph.input)
@@ -53,7 +53,8 @@ def attributes_of(node: onnx.NodeProto) -> list[bytes]:
     return sorted(a.SerializeToString() for a in node.attribute)
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
+def reads_of(node: onnx.NodeProto) -> Iterator[str]:
+    """The tensors that a node reads, those that its bodies take from around them too."""
     yield from node.input
     for attribute in node.attribute:
         if attribute.type not in _GRAPHS:
@@ -61,5 +62,5 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
         for graph in (attribute.g, *attribute.graphs):
             inner = {v.name for v in graph.input} | {t.name for t in graph.initializer}
             inner |= {name for n in graph.node for name in n.output}
-            yield from (r for n in graph.node for r in _reads(n) if r and r not in inner)
+            yield from (r for n in graph.node for r in reads_of(n) if r and r not in inner)
             yield from (v.name for v in graph.output if v.name not in inner)
