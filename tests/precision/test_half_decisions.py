@@ -94,7 +94,7 @@ KEPT = {
     long_sum: ("ReduceSum", "ReduceSum", "sums up 1024 elements"),
     large_pool: ("GlobalAveragePool", "GlobalAveragePool", "its sum of 4096 elements reaches"),
     exponential: ("Exp", "Exp", "rounding x would show"),
-    angles: ("Cast Mul Sin", "Sin", "angles of more than a turn"),
+    angles: ("Cast Mul Sin", "Sin", "positions of which no largest is declared"),
     index: ("Sigmoid Mul Floor Cast", "Mul", "reads positions or sizes"),
     positions: ("Cast Sub Mul", "Sub", "counts up to"),
     table: ("Add", "Add", "holds whole numbers up to 3007"),

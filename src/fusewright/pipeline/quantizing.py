@@ -90,7 +90,10 @@ def _typed(plan: Plan, placement: Placement, seen: Seen, job: Job) -> HalfPlan |
 
 def _set_half(plan: Plan, tensors: TensorRanges, job: Job) -> HalfPlan:
     options = HalfOptions(
-        job.options.io_types == HALF, frozenset(plan.model.frozen), kept=kept_float(plan)
+        job.options.io_types == HALF,
+        frozenset(plan.model.frozen),
+        kept=kept_float(plan),
+        sizes=plan.largest,
     )
     half = plan_half(plan.model.graph, tensors, job.options.formats.rest, options)
     apply_half(plan.model.graph, half, job.workspace)

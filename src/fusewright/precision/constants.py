@@ -15,10 +15,10 @@ from fusewright.precision.flow import Flow, Slot
 from fusewright.precision.flow import largest as _largest
 from fusewright.precision.kinds import HalfKind
 from fusewright.precision.magnitude import Tolerances
+from fusewright.precision.ops import CONTRACTIONS
 from fusewright.precision.types import DEQUANTIZE, QUANTIZE
 
 _BOUNDS = frozenset({"Clip", "Max", "Min"})
-_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
 _OF_MASKS = "a mask: Softmax gives 0 for it, a maximum ignores it"
 # A divisor this many times larger than what is added to it does not show the addition in half.
 _UNSEEN = 2.0**12
@@ -136,9 +136,9 @@ def _of_small(
         return reason
     others = [flow.peak(t) for i, t in enumerate(node.inputs) if i != index and t.name]
     factor = max((p for p in others if p is not None), default=1.0)
-    if node.op in ("Add", "Sub", "Sum", "Where") or (node.op in _PRODUCTS and index == 2):
+    if node.op in ("Add", "Sub", "Sum", "Where") or (node.op in CONTRACTIONS and index == 2):
         factor = 1.0
-    elif node.op in _PRODUCTS:
+    elif node.op in CONTRACTIONS:
         factor *= max(node.inputs[index].shape) ** 0.5
     return None if lost * factor <= min(map(tolerances.of, node.outputs)) else reason
 

@@ -35,6 +35,11 @@ class HalfKind:
     subnormal: float
     integers: int
 
+    @property
+    def unit(self) -> float:
+        """Largest relative error of rounding."""
+        return 1.0 / self.integers
+
     def round(self, array: np.ndarray) -> np.ndarray:
         """The nearest values of this type; what is too large becomes infinite."""
         with np.errstate(over="ignore"):

@@ -29,9 +29,14 @@ class Tolerances:
     a stream a million times larger.
     """
 
-    def __init__(self, flow: Flow) -> None:
-        """Walks from the outputs to the inputs."""
-        self._flow = flow
+    def __init__(self, flow: Flow, harmless: float = _HARMLESS) -> None:
+        """Walks from the outputs to the inputs.
+
+        Args:
+            flow: with the ranges.
+            harmless: share of a tensor's largest magnitude.
+        """
+        self._flow, self._harmless = flow, harmless
         self._of: dict[int, float] = {}
         for node in reversed(toposort(flow.graph.nodes)):
             for tensor in node.outputs:
@@ -44,7 +49,7 @@ class Tolerances:
         return self._of.get(id(tensor), 0.0)
 
     def _tolerance(self, tensor: gs.Tensor) -> float:
-        own = _HARMLESS * _finite(self._flow.peak(tensor))
+        own = self._harmless * _finite(self._flow.peak(tensor))
         if self._flow.leaves(tensor):
             return own
         asked = [self._asked(node, i) for node, i in self._flow.readers(tensor)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.walk import attribute, axes_of, input_at, is_constant, peek, producer
+from fusewright.precision.errors import magnified
 from fusewright.precision.flow import Flow
 from fusewright.precision.ops import LAYOUT, POINTWISE
 from fusewright.precision.scales import can_be_coarser, has_reciprocal
@@ -27,8 +28,6 @@ _SQUARES = frozenset(
 _MOST_SUMMED = 128
 # e^x is as wrong, relatively, as x is absolutely: beyond e^1.4, more than one bit of a half.
 _LARGEST_EXP = 4.0
-# An angle of 8 in half is wrong by 2**-9.
-_LARGEST_ANGLE = 8.0
 _WHOLE = frozenset(
     getattr(onnx.TensorProto, name)
     for name in ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
@@ -37,17 +36,19 @@ _WHOLE = frozenset(
 _PLACES = {"Range": (0, 1, 2), "Resize": (1, 2), "Upsample": (1,), "NonMaxSuppression": (0, 1)}
 
 
-def spoiled(flow: Flow, margin: float) -> dict[str, str]:
+def spoiled(flow: Flow, margin: float, sizes: Mapping[str, int]) -> dict[str, str]:
     """Names of the nodes that have to stay float32, with the reason.
 
     Args:
+        flow: with the ranges.
         margin: by how much values may exceed those measured.
+        sizes: the declared maximum of symbolic dimensions.
     """
-    found: dict[str, str] = {}
+    found = magnified(flow, sizes)
     for node in flow.graph.nodes:
         reason = _reason(flow, node, margin)
         if reason is not None and flow.slots(node).follows:
-            found[node.name] = reason
+            found.setdefault(node.name, reason)
         for tensor, what in _places(flow, node):
             for behind in _pointwise_behind(tensor):
                 if flow.slots(behind).follows:
@@ -67,8 +68,6 @@ def _reason(flow: Flow, node: gs.Node, margin: float) -> str | None:
     result = flow.peak(node.outputs[0]) if node.outputs else None
     if node.op == "Exp" and result is not None and result > _LARGEST_EXP:
         return f"e^x up to {result:.3g}: rounding x would show"
-    if node.op in ("Sin", "Cos", "Tan") and _beyond(flow, node, _LARGEST_ANGLE):
-        return "angles of more than a turn"
     if node.op in _SQUARES and _beyond(flow, node, (flow.kind.maximum / margin) ** 0.5):
         return f"its squares exceed {flow.kind.title}"
     if node.op in _SUMS or node.op == "GlobalAveragePool":
@@ -130,15 +129,13 @@ def _summed(node: gs.Node, opset: int) -> int | None:
 
 
 def _places(flow: Flow, node: gs.Node) -> Iterator[tuple[gs.Tensor, str]]:
-    """The float tensors of a node that say where, or an angle."""
+    """The float tensors of a node that say where."""
     slots: tuple[int, ...] = _PLACES.get(node.op, ())
     what = f"{node.op} '{node.name}' reads positions or sizes of it"
     if node.op == "GridSample":
         slots = (1,)
     elif node.op == "Cast" and _indexes(flow, node) is not None:
         slots = (0,)
-    elif node.op in ("Sin", "Cos", "Tan") and _beyond(flow, node, _LARGEST_ANGLE):
-        slots, what = (0,), f"makes the angles of '{node.name}'"
     for slot in slots:
         tensor = input_at(node, slot)
         if tensor is not None and flow.types.is_float(tensor):

@@ -29,6 +29,7 @@ REDUCTIONS = frozenset(
         "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare",
     }
 )  # fmt: skip
+CONTRACTIONS = frozenset({"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"})
 _LIGHT = POINTWISE | LAYOUT | REDUCTIONS
 # The result is no more wrong than the operand.
 STEADY = frozenset(

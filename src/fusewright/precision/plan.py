@@ -35,12 +35,14 @@ class HalfOptions:
         frozen: names of nodes that may not be touched: custom operators and what follows them.
         margin: how many times larger than measured values may get on other data.
         kept: names of nodes that have to stay float32 → why.
+        sizes: the declared maximum of symbolic dimensions.
     """
 
     io_half: bool = False
     frozen: frozenset[str] = frozenset()
     margin: float = MARGIN
     kept: Mapping[str, str] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def _forced(flow: Flow, options: HalfOptions) -> tuple[dict[str, str], Mapping[S
     verdict = judge(flow, tolerances)
     missing = {n.name: n.op for n in flow.graph.nodes if n.op in WITHOUT_HALF[flow.kind.name]}
     engine = {name: f"TensorRT has no {flow.kind.title} {op}" for name, op in missing.items()}
-    forced = {**options.kept, **engine, **verdict.reasons, **spoiled(flow, options.margin)}
+    meant = spoiled(flow, options.margin, options.sizes)
+    forced = {**options.kept, **engine, **verdict.reasons, **meant}
     masked: Set[int] = masked_tensors(flow, flow.ranges.masks)
     found = ill_held(flow, tolerances, masked, options.margin)
     for node in flow.graph.nodes:
