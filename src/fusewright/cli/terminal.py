@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from fusewright.errors import UsageError
+from fusewright.errors import OutputError, UsageError
 
 # Logs have no width of their own; Rich would take 80.
 _LOG_WIDTH = 100
@@ -44,8 +44,9 @@ class Terminal:
     def show(self, parts: Sequence[RenderableType]) -> None:
         """Prints tables and texts to stdout, unless nothing is wanted."""
         if not self.quiet:
-            for part in parts:
-                self.out.print(part)
+            with _to_stdout():
+                for part in parts:
+                    self.out.print(part)
 
     def line(self, text: str) -> None:
         """Prints one line to stdout as it is, however wide, unless nothing is wanted."""
@@ -54,14 +55,16 @@ class Terminal:
 
     def data(self, text: str) -> None:
         """Prints what was asked for itself (JSON, a command) to stdout, always."""
-        self.out.out(text, highlight=False)
+        with _to_stdout():
+            self.out.out(text, highlight=False)
 
     def flush(self) -> None:
         """Hands stdout over what was printed: a disk that is full says so now, not at the end."""
-        try:
-            self.out.file.flush()
-        except BrokenPipeError:
-            self.out.on_broken_pipe()
+        with _to_stdout():
+            try:
+                self.out.file.flush()
+            except BrokenPipeError:
+                self.out.on_broken_pipe()
 
     def tell(self, text: str) -> None:
         """Prints one line of progress to stderr, unless nothing is wanted."""
@@ -113,6 +116,14 @@ class StageLines:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
+
+
+@contextlib.contextmanager
+def _to_stdout() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"stdout: cannot be written: {error.strerror or error}") from error
 
 
 class _Unheard(Console):

@@ -13,10 +13,12 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from fusewright.errors import ModelError
 from fusewright.graph.half import remove_inserted_casts, with_casts, written_out
 from fusewright.graph.light import is_heavy, stored_bytes, with_weights
 from fusewright.graph.load import with_inner
 from fusewright.graph.session import open_session, session_options
+from fusewright.graph.temporary import blame_full_disk, temporary_files
 from fusewright.graph.workspace import Workspace
 
 _IN_ONE_FILE = 1 << 30
@@ -123,7 +125,11 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
     options.add_session_config_entry(
         "session.optimized_model_external_initializers_min_size_in_bytes", "1024"
     )
-    open_session(source, options=options, left_out=LEFT_OUT)
+    try:
+        open_session(source, options=options, left_out=LEFT_OUT)
+    except ModelError as error:
+        blame_full_disk(workspace.folder, error)
+        raise
     proto = onnx.load(str(written), load_external_data=not keeps)
     remove_inserted_casts(proto, workspace.folder)
     _rename_inlined(proto.graph)
@@ -181,5 +187,6 @@ def _with_subgraphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 def _written(proto: onnx.ModelProto, folder: Path) -> Path:
     path = folder / "source.onnx"
     proto = with_casts(proto) if written_out(proto) else proto
-    onnx.save(proto, str(path), save_as_external_data=stored_bytes(proto) > _IN_ONE_FILE)
+    with temporary_files():
+        onnx.save(proto, str(path), save_as_external_data=stored_bytes(proto) > _IN_ONE_FILE)
     return path

@@ -15,6 +15,7 @@ import onnx
 from fusewright.errors import OutputError
 from fusewright.graph.light import all_bytes, stored_bytes
 from fusewright.graph.stream import write_whole_model
+from fusewright.graph.temporary import is_temporary, temporary_files
 from fusewright.graph.workspace import Workspace, embed
 
 # Of weights; protobuf takes 2 GB, and the nodes (and Constants inside them) need room too.
@@ -127,6 +128,10 @@ def committed(pending: Pending | None) -> Iterator[Pending]:
 
 @contextmanager
 def _refusing(target: Path) -> Iterator[None]:
+    if is_temporary(target):
+        with temporary_files():
+            yield
+        return
     try:
         yield
     except OSError as error:

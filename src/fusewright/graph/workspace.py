@@ -14,6 +14,7 @@ from onnx.external_data_helper import load_external_data_for_model
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 from fusewright.graph.external import is_external
+from fusewright.graph.temporary import PREFIX, temporary_files
 
 _EDITED = "edited.weights"
 _SMALL = 1024
@@ -24,7 +25,8 @@ class Workspace:
 
     def __init__(self) -> None:
         """Makes the folder."""
-        self.folder = Path(tempfile.mkdtemp(prefix="fusewright-"))
+        with temporary_files():
+            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         self._end = weakref.finalize(self, shutil.rmtree, self.folder, ignore_errors=True)
 
     def put(self, tensor: gs.Constant, values: np.ndarray) -> None:
@@ -38,7 +40,7 @@ class Workspace:
             data_type=onnx.helper.np_dtype_to_tensor_dtype(values.dtype),
             data_location=onnx.TensorProto.EXTERNAL,
         )
-        with (self.folder / _EDITED).open("ab") as file:
+        with temporary_files(), (self.folder / _EDITED).open("ab") as file:
             place = {"location": _EDITED, "offset": file.tell(), "length": values.nbytes}
             file.write(np.ascontiguousarray(values).view(np.uint8).data)  # bfloat16 is no buffer
         for key, value in place.items():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,21 +45,73 @@ def _refuse_unknown(entries: Mapping[Any, Any], known: frozenset[str], where: st
 def _yaml(path: Path) -> Any:
     import yaml  # only where a plan file is: it takes as long to load as a small job's stages
 
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            names = [key.value for key, _ in node.value]
-            for (key, _), name in zip(node.value, names, strict=True):
-                if names.count(name) > 1:
-                    line = key.start_mark.line + 1
-                    raise PlanError(f"{path}: has '{name}' twice (line {line})")
-            found: dict[Any, Any] = super().construct_mapping(node, deep)
-            return found
-
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        root = yaml.compose(path.read_text(encoding="utf-8"), yaml.SafeLoader)
+        return _Plain(path).of(root) if root is not None else None
     except OSError as error:
         raise PlanError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         line = getattr(getattr(error, "problem_mark", None), "line", None)
         where = "" if line is None else f" (line {line + 1})"
         raise PlanError(f"{path}: is not YAML{where}") from error
+
+
+class _Plain:
+    """YAML's nodes as texts, numbers, lists and mappings; a plan has nothing else.
+
+    YAML would make objects of tags and dates, each with errors of its own, and let a few lines of
+    aliases stand for billions of entries.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._left = path, _MOST_ENTRIES
+
+    def of(self, node: Any) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise PlanError(f"{self._path}: has more than {_MOST_ENTRIES} entries")
+        kind = node.tag.removeprefix(_TAG)
+        if node.id == "mapping" and kind == "map":
+            return self._mapping(node)
+        if node.id == "sequence" and kind == "seq":
+            return [self.of(part) for part in node.value]
+        if node.id != "scalar" or kind not in _SCALARS:
+            raise self._refused(node, f"tag {node.tag!r}")
+        return _SCALARS[kind](node.value)
+
+    def _mapping(self, node: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in node.value:
+            if key.id != "scalar":
+                raise self._refused(key, "an entry that is named by no text")
+            if key.value in found:
+                line = key.start_mark.line + 1
+                raise PlanError(f"{self._path}: has '{key.value}' twice (line {line})")
+            found[key.value] = self.of(value)
+        return found
+
+    def _refused(self, node: Any, what: str) -> PlanError:
+        return PlanError(f"{self._path}: has {what} (line {node.start_mark.line + 1})")
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+_MOST_ENTRIES = 2_000_000
+_TAG = "tag:yaml.org,2002:"
+_SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+# A date, or what YAML merges by, is a text here: it may be the name of a node.
+_SCALARS: Mapping[str, Callable[[str], Any]] = {
+    "str": str,
+    "null": lambda text: None,
+    "bool": lambda text: _SWITCHES.get(text.lower(), text),
+    "int": _number,
+    "float": _number,
+    "timestamp": str,
+    "merge": str,
+    "value": str,
+}

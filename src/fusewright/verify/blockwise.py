@@ -16,6 +16,7 @@ import onnx.parser
 from onnx import helper, numpy_helper
 
 from fusewright.errors import ModelError
+from fusewright.graph.temporary import temporary_files
 from fusewright.quantize.blockwise.values import dequantized
 from fusewright.target.formats import MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, NVFP4_QUANTIZE
 from fusewright.verify.weights import external, number
@@ -167,7 +168,7 @@ class _Emulation:
         """Floats in place of stored codes."""
         file = self._folder / "blocks.weights"
         file.unlink(missing_ok=True)  # an older one may still be mapped
-        with file.open("wb") as sink:
+        with temporary_files(), file.open("wb") as sink:
             for node, values in self._restored():
                 name = node.output[0]
                 tensor = external(name, values, file.name, sink.tell())

@@ -15,6 +15,7 @@ from fusewright.calibrate.exposing import serialized, structure
 from fusewright.graph.clean import open_folded
 from fusewright.graph.light import stored_bytes
 from fusewright.graph.session import naming, open_session, session_options
+from fusewright.graph.temporary import temporary_files
 from fusewright.verify.weights import with_computed_weights
 
 _IN_ONE_FILE = 1 << 30
@@ -100,12 +101,8 @@ class Openable:
             try:
                 if self.is_final:
                     model = with_computed_weights(model, path.parent, weights)
-                if stored_bytes(model) < _IN_ONE_FILE:
-                    path.write_bytes(model.SerializeToString())
-                else:
-                    onnx.save(
-                        model, str(path), save_as_external_data=True, location=f"{path.stem}.all"
-                    )
+                with temporary_files():
+                    _write(model, path)
                 return open_folded(path) if self.is_final else open_session(path, options=options)
             finally:
                 path.unlink(missing_ok=True)
@@ -124,3 +121,10 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     known = {v.name for v in model.graph.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
     return model
+
+
+def _write(model: onnx.ModelProto, path: Path) -> None:
+    if stored_bytes(model) < _IN_ONE_FILE:
+        path.write_bytes(model.SerializeToString())
+    else:
+        onnx.save(model, str(path), save_as_external_data=True, location=f"{path.stem}.all")

@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from fusewright.graph.light import byte_size
+from fusewright.graph.temporary import temporary_files
 
 # Smaller ones are left to onnxruntime.
 _SMALL = 1 << 14
@@ -81,7 +82,11 @@ def with_computed_weights(model: onnx.ModelProto, folder: Path, file: Path) -> o
     kept = [node for node in model.graph.node if id(node) not in done]
     del copy.graph.node[:]
     copy.graph.node.extend(kept)
-    with file.open("wb") as sink, ThreadPoolExecutor(max_workers=_AT_ONCE) as pool:
+    with (
+        temporary_files(),
+        file.open("wb") as sink,
+        ThreadPoolExecutor(max_workers=_AT_ONCE) as pool,
+    ):
         for start in range(0, len(chains), _AT_ONCE):
             part = chains[start : start + _AT_ONCE]
             for chain, array in zip(
