@@ -33,6 +33,10 @@ class Asked:
         return self.precision.rpartition("+")[2] if not self.is_float_rest else "fp32"
 
     @property
+    def is_clipped_by_entropy(self) -> bool:
+        return self.settings.get("method") == "entropy" and self.quantized == "int8"
+
+    @property
     def is_float_rest(self) -> bool:
         return not self.precision.endswith(("fp16", "bf16"))
 

@@ -107,11 +107,13 @@ class Drawn:
 
     Attributes:
         rough: outputs that jump where their input moves a little.
+        plain: the model without its disguises, for what a reference is made from.
     """
 
     proto: onnx.ModelProto
     feeds: list[dict[str, np.ndarray]]
     rough: frozenset[str] = field(default_factory=frozenset)
+    plain: onnx.ModelProto | None = None
 
 
 def draw_recipe(seed: int) -> Recipe:
@@ -146,9 +148,11 @@ def build(recipe: Recipe) -> Drawn:
     proto = grower.net.proto(*(outputs or [grower.op("Identity", grower.value.name)]))
     feeds = _feeds(grower, recipe.seed)
     _declare(proto, feeds[0])
+    plain = onnx.ModelProto()
+    plain.CopyFrom(proto)
     for name, seed in recipe.disguises:
         proto = DISGUISES[name](proto, random.Random(seed))
-    return Drawn(proto, [_typed(proto, feed) for feed in feeds], frozenset(grower.rough))
+    return Drawn(proto, [_typed(proto, feed) for feed in feeds], frozenset(grower.rough), plain)
 
 
 def _declare(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> None:
