@@ -88,6 +88,23 @@ def _second_input(model: onnx.ModelProto) -> None:
     model.graph.input.append(model.graph.input[0])
 
 
+def _declared(kind: int, part: str) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        value = helper.make_tensor_value_info("aaaa", kind, [1])
+        if part == "input":
+            value.name = "more"
+        getattr(model.graph, part).append(value)
+
+    return change
+
+
+def _with_attribute(**fields: object) -> Change:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node[0].attribute.add(name="odd", **fields)
+
+    return change
+
+
 REFUSED: dict[str, tuple[Change, str]] = {
     "too few values": (_set(dims=[4, 3, 3, 5]), "'wwww' has 432 bytes, its shape [4, 3, 3, 5]"),
     "negative dimension": (_set(dims=[-4, 3, 3, 3]), "has shape [-4, 3, 3, 3]"),
@@ -103,6 +120,19 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "output of nothing": (
         lambda m: setattr(m.graph.output[0], "name", "q"),
         "nothing writes the output 'q'",
+    ),
+    "an unknown type inside": (
+        _declared(255, "value_info"),
+        "'aaaa' is declared with element type",
+    ),
+    "an unknown type of an input": (
+        _declared(99, "input"),
+        "'more' is declared with element type 99",
+    ),
+    "an attribute without a type": (_with_attribute(i=1), "attribute 'odd' of node"),
+    "an attribute without its tensor": (
+        _with_attribute(type=onnx.AttributeProto.TENSOR),
+        "(Conv) has no value",
     ),
     "an input twice": (_second_input, "two inputs are named 'x'"),
     "no operator set": (lambda m: m.ClearField("opset_import"), "imports no operator set"),

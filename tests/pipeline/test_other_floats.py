@@ -219,3 +219,17 @@ def test_a_stored_tensor_that_is_an_output_of_a_file_in_fp16(
     (_, stored), (made, same) = (run_proto(model, feed) for model in (before, result.model))
     assert made.dtype == same.dtype == np.float16
     assert np.array_equal(stored, same)
+
+
+def test_bf16_beside_a_custom_operator_stays(tmp_path: Path) -> None:
+    """Such a file is not taken to float32, so its groups hold BF16 weights."""
+    net = Net(opset=22)
+    x = net.conv(
+        net.input("x", 2, 4, 8, 8, dtype=ml_dtypes.bfloat16), 8, 4, dtype=ml_dtypes.bfloat16
+    )
+    y = net.op("Frobnicate", x, domain="acme")
+    proto = net.proto(x, y)
+    proto.graph.output[1].CopyFrom(helper.make_tensor_value_info(y, BF16, [2, 8, 8, 8]))
+    onnx.save(proto, tmp_path / "m.onnx")
+    (group,) = inspect(tmp_path / "m.onnx").groups
+    assert group.decision == "float" and "weights of type bfloat16" in group.reason

@@ -26,6 +26,17 @@ _DEEPEST = 100
 _FREE_TEXTS = frozenset({"doc_string", "producer_name", "producer_version", "denotation"})
 _STANDARD = ("", "ai.onnx")
 _ELEMENT_TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
+# None is said of sequences, and of tensors inside that no tool could infer.
+_DECLARED = frozenset(onnx.TensorProto.DataType.values())
+_ATTRIBUTE_TYPES = frozenset(onnx.AttributeProto.AttributeType.values()) - {
+    onnx.AttributeProto.UNDEFINED
+}
+_HELD_IN = {
+    onnx.AttributeProto.TENSOR: "t",
+    onnx.AttributeProto.GRAPH: "g",
+    onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    onnx.AttributeProto.TYPE_PROTO: "tp",
+}
 # Two numbers for each element.
 _COMPLEX = frozenset({onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128})
 
@@ -128,6 +139,8 @@ def _entries(tensor: onnx.TensorProto) -> int:
 def check_graphs(proto: onnx.ModelProto, path: Path) -> None:
     """Refuses nodes without outputs, tensors written twice, and reads of what nothing writes.
 
+    So are declared types and attributes of a kind that ONNX does not have.
+
     Raises:
         ModelError: with the node.
     """
@@ -139,15 +152,16 @@ def check_graphs(proto: onnx.ModelProto, path: Path) -> None:
     _check_scope(proto.graph, frozenset(), path)
     for function in proto.functions:
         for node in function.node:
-            _check_outputs(node, path)
+            _check_node(node, path)
 
 
 def _check_scope(graph: onnx.GraphProto, outer: frozenset[str], path: Path) -> None:
     writers: dict[str, onnx.NodeProto | None] = {value.name: None for value in graph.input}
     writers |= {tensor.name: None for tensor in graph.initializer}
     writers |= {tensor.values.name: None for tensor in graph.sparse_initializer}
+    _check_declared(graph, path)
     for node in graph.node:
-        _check_outputs(node, path)
+        _check_node(node, path)
         for name in filter(None, node.output):
             if name in writers:
                 other = writers[name]
@@ -168,9 +182,30 @@ def _check_scope(graph: onnx.GraphProto, outer: frozenset[str], path: Path) -> N
         raise ModelError(f"{path}: nothing writes the output '{missing}'")
 
 
-def _check_outputs(node: onnx.NodeProto, path: Path) -> None:
+def _check_declared(graph: onnx.GraphProto, path: Path) -> None:
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        kind = value.type.tensor_type.elem_type
+        if kind not in _DECLARED:
+            raise ModelError(
+                f"{path}: '{value.name}' is declared with element type {kind}, which ONNX does not"
+                " have"
+            )
+
+
+def _check_node(node: onnx.NodeProto, path: Path) -> None:
     if node.domain in _STANDARD and not any(node.output):
         raise ModelError(f"{path}: {_shown(node)} has no output")
+    for attribute in node.attribute:
+        # One of a local function may stand for what its caller gives.
+        if attribute.ref_attr_name:
+            continue
+        field = _HELD_IN.get(attribute.type)
+        empty = field is not None and not attribute.HasField(field)
+        if empty or attribute.type not in _ATTRIBUTE_TYPES:
+            lacks = "value" if empty else "type"
+            raise ModelError(
+                f"{path}: attribute '{attribute.name}' of {_shown(node)} has no {lacks}"
+            )
 
 
 def _shown(node: onnx.NodeProto) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.groups.activations import act
 from fusewright.groups.kind import GroupKind
 from fusewright.match.pattern import Pattern, const, one_of, op, var
 
 
 def _is_matrix(tensor: gs.Constant) -> bool:
-    return len(tensor.shape) == 2 and np.dtype(tensor.dtype).kind == "f"
+    return len(tensor.shape) == 2 and numpy_type(tensor.dtype).kind == "f"
 
 
 def _is_bias(tensor: gs.Constant) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import is_constant, producer
 
 
@@ -46,7 +47,7 @@ def linear_at(tensor: gs.Tensor, outputs: Iterable[gs.Tensor] = ()) -> Linear | 
     if node is None or node.op != "MatMul" or is_constant(node.inputs[0]):
         return None
     weight = node.inputs[1]
-    if not is_constant(weight) or len(weight.shape) != 2 or np.dtype(weight.dtype).kind != "f":
+    if not is_constant(weight) or len(weight.shape) != 2 or numpy_type(weight.dtype).kind != "f":
         return None
     if bias is not None and not _is_vector(bias, weight.shape[1]):
         return None

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import (
     STANDARD_DOMAINS,
     attribute,
@@ -306,7 +307,7 @@ def _close(tensor: gs.Constant, wanted: float) -> bool:
         return False
     if any(found == float(np.asarray(wanted).astype(half)) for half in _HALF):
         return True  # it was stored in half, wherever it is now
-    tolerance = _HALF.get(np.dtype(tensor.dtype), _RELATIVE)
+    tolerance = _HALF.get(numpy_type(tensor.dtype), _RELATIVE)
     return abs(found - wanted) <= tolerance * max(abs(wanted), 1e-12)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.dims import resolve
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import attribute
 from fusewright.plan.plan import Group, Plan
 from fusewright.target import FORMATS, Format
@@ -42,8 +43,8 @@ def impossible(group: Group, nodes: dict[str, gs.Node], plan: Plan, decision: st
     if layer is None:
         return None
     weight = next(t for t in layer.inputs if t.name == group.parameters["w"])
-    if np.dtype(weight.dtype) != np.float32:
-        return f"weights of type {np.dtype(weight.dtype)}; {form.title} here starts from float32"
+    if numpy_type(weight.dtype) != np.float32:
+        return f"weights of type {numpy_type(weight.dtype)}; {form.title} here starts from float32"
     if layer.op in _CONVOLUTIONS:
         return _convolution(layer, weight.shape, plan, form)
     return _odd_block(group, nodes, form)

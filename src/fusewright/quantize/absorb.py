@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.model import Model
 from fusewright.graph.walk import is_constant, producer
 
@@ -114,8 +115,8 @@ def _unfit(node: gs.Node, slots: Sequence[int], fixed: frozenset[int]) -> str | 
         tensor = node.inputs[slot]
         if not is_constant(tensor):
             return f"the scale of {named(node)} is computed"
-        if np.dtype(tensor.dtype) != np.float32:
-            return f"'{tensor.name}' of {named(node)} is {np.dtype(tensor.dtype)}"
+        if numpy_type(tensor.dtype) != np.float32:
+            return f"'{tensor.name}' of {named(node)} is {numpy_type(tensor.dtype)}"
         if node.op == "MatMul" and (len(tensor.outputs) > 1 or id(tensor) in fixed):
             return f"the weight '{tensor.name}' of {named(node)} is read elsewhere too"
     return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.dtypes import numpy_type
 from fusewright.graph.walk import attribute, captured, is_constant, peek, producer
 from fusewright.groups.attention import MHA_IN_PROJECTION, SCALED_DOT_PRODUCT_ATTENTION
 from fusewright.groups.swin import SWIN_ATTENTION
@@ -163,8 +164,8 @@ def _judge(
     reason = block if isinstance(block, str) else None
     if axes:
         reason = f"'{weight.name}' is read in both orientations"
-    elif np.dtype(weight.dtype) != np.float32:
-        reason = f"'{weight.name}' is {np.dtype(weight.dtype)}, not float32"
+    elif numpy_type(weight.dtype) != np.float32:
+        reason = f"'{weight.name}' is {numpy_type(weight.dtype)}, not float32"
     elif id(weight) in look.fixed:
         reason = f"'{weight.name}' is an output of the model, or read inside a subgraph"
     elif any(attribute(node, "transA", look.opset) for node in readers if node.op == "Gemm"):
