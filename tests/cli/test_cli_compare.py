@@ -32,6 +32,8 @@ def test_a_loud_image_hides_nothing(loudly_calibrated, cli):
     found = report["proofs"]["verify"]["map_y"]
     assert found["sqnr_db"] > 30 and found["median_sqnr_db"] < 16
     assert found["worst_sample"]["sample"] != 2
+    (note,) = report["notes"]
+    assert note.startswith("calibration sample 2 (") and "calib.npz)" in note
     assert "worst sample" in made.out and ", median" in made.err
     common = ("compare", folder / "m.onnx", folder / "q.onnx", "--data")
     outcome = cli(*common, folder / "calib.npz", "--min-sqnr", 25)

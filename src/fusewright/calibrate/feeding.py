@@ -23,8 +23,21 @@ class Block:
     arrays: Mapping[str, ArraySource]
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a pass over samples tells beside them.
+
+    Attributes:
+        notes: what was left out.
+        places: for each feed, where it came from: the last of several blocks that it is made of.
+    """
+
+    notes: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+
+
 def feeds(
-    blocks: Iterable[Block], inputs: Sequence[TensorSpec], notes: list[str]
+    blocks: Iterable[Block], inputs: Sequence[TensorSpec], told: Told
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields one feed at a time; rows left over in one block go on with the next.
 
@@ -37,8 +50,9 @@ def feeds(
         where = block.where
         for feed in feeder.add(fit_block(block, inputs)):
             given += 1
+            told.places.append(where)
             yield feed
-    _settle(feeder, inputs, given, where, notes)
+    _settle(feeder, inputs, given, where, told.notes)
 
 
 def fit_block(block: Block, inputs: Sequence[TensorSpec]) -> list[Fitted]:

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 
 from fusewright.calibrate.arrays import from_memory
-from fusewright.calibrate.feeding import Block, feeds, fit_block
+from fusewright.calibrate.feeding import Block, Told, feeds, fit_block
 from fusewright.calibrate.fitting import group_size
 from fusewright.calibrate.folders import PathData, only_input, open_path
 from fusewright.calibrate.images import ImageOptions
@@ -38,21 +38,20 @@ class Samples:
     Attributes:
         batch: samples in one feed, as the first input of the model has it.
         total: number of samples, where it is known without reading (for a progress bar).
-        notes: what was left out, filled by a complete pass.
     """
 
     def __init__(
         self,
-        start: Callable[[list[str]], Iterator[Arrays]],
+        start: Callable[[Told], Iterator[Arrays]],
         *,
         batch: int = 1,
         total: int | None = None,
         once: bool = False,
     ) -> None:
-        """`start` begins a pass and appends to the list what it leaves out."""
+        """`start` begins a pass, and tells what it leaves out and where feeds come from."""
         self.batch = batch
         self.total = total
-        self.notes: list[str] = []
+        self._told = Told()
         self._start = start
         self._once = once
         self._stream: Iterator[Arrays] | None = None
@@ -65,9 +64,9 @@ class Samples:
         Raises:
             DataError: the data does not fit, or a source that can be read only once was.
         """
-        self.notes.clear()
         if not self._once:
-            return self._start(self.notes)
+            self._told = Told()
+            return self._start(self._told)
         if self._spent:
             raise DataError("the reader gives its samples only once; give it a rewind() method")
         self._spent = True
@@ -81,8 +80,18 @@ class Samples:
 
     def _resume(self) -> Iterator[Arrays]:
         if self._stream is None:
-            self._stream = self._start(self.notes)
+            self._stream = self._start(self._told)
         return self._stream
+
+    @property
+    def notes(self) -> list[str]:
+        """What the last pass left out, where it was complete."""
+        return self._told.notes
+
+    @property
+    def places(self) -> list[str]:
+        """Where the feeds of the last pass came from, as far as it went: a file, an item."""
+        return self._told.places
 
     @property
     def come_once(self) -> bool:
@@ -93,7 +102,7 @@ class Samples:
         """The feeds that hold the first `n` samples (at least one feed, fewer where there are)."""
         wanted = self.feeds_for(n)
         if not self._once:
-            return list(islice(self._start([]), wanted))
+            return list(islice(self._start(Told()), wanted))
         if self._spent:
             raise DataError("the reader gives its samples only once; take() comes before the pass")
         self._head.extend(islice(self._resume(), max(wanted - len(self._head), 0)))
@@ -154,7 +163,7 @@ def open_samples(
     data, once = _open(source, inputs, images)
     total = None if once else _count(data, inputs)
     return Samples(
-        lambda notes: feeds(data.start(), inputs, notes), batch=batch, total=total, once=once
+        lambda told: feeds(data.start(), inputs, told), batch=batch, total=total, once=once
     )
 
 

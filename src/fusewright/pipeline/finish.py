@@ -144,6 +144,7 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
             if final is not None:
                 job.proof.measure("verify", final)
             details.append("float" if final is None else str(final.worst))
+    loud = () if seen is None else seen.notes
     stamp(proto, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)
     if target is not None:
         with job.trace.stage("write"), committed(pending) as files:
@@ -162,7 +163,7 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
         job.trace,
         0 if seen is None else seen.samples,
         peak_memory(),
-        (*plan.model.notes, *job.samples.notes, *rewritten.notes(plan)),
+        (*plan.model.notes, *job.samples.notes, *loud, *rewritten.notes(plan)),
         searched,
     )
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from fusewright.calibrate import Ranges, Samples
+from fusewright.calibrate.loudness import SampleMaxima, loud_notes
 from fusewright.calibrate.observers import MaxObserver
 from fusewright.calibrate.runner import Observations, begin, watch
 from fusewright.graph.convert import to_proto
@@ -99,6 +100,7 @@ class Seen:
         tensors: of every float tensor, where the rest is to be half.
         parts: every tensor that some placement may observe, by itself, where one is searched for.
         probabilities: name of each attention whose steps rest on it → its largest probability.
+        notes: samples that are far larger than the others.
     """
 
     ranges: Ranges | None
@@ -106,6 +108,7 @@ class Seen:
     samples: int
     parts: Observations | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
@@ -131,7 +134,11 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
         largest = watch_largest(proto, finer_cores(plan))
         peaks = {name: MaxObserver() for name in largest.values()}
         watching |= {name: [observer] for name, observer in peaks.items()}
+        floats = {spec.name for spec in job.source.interface.inputs if spec.dtype.kind == "f"}
+        inputs = {v.name: SampleMaxima() for v in proto.graph.input if v.name in floats}
         if watching:
+            for name, maxima in inputs.items():
+                watching.setdefault(name, []).append(maxima)
             flat = job.workspace.folder / "flat.onnx"
             save(with_outputs(proto, watching), flat)
             seen.samples = watch(
@@ -145,7 +152,8 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
         ranges = seen.ranges(options) if placement.activations and not searches else None
         tensors = None if probe is None else probe.ranges(seen.samples)
     found = {group: peaks[name].maximum for group, name in largest.items()}
-    return Seen(ranges, tensors, seen.samples, seen if searches else None, found)
+    notes = tuple(loud_notes(inputs, job.samples))
+    return Seen(ranges, tensors, seen.samples, seen if searches else None, found, notes)
 
 
 def flat_model(plan: Plan, job: Job, wanted: Iterable[str], name: str = "flat") -> Path:
