@@ -65,6 +65,7 @@ BLOCKS = {
     "flat map (transformers)": SHIFTED.but(flat=True),
     "flat map, padding and shift": BOTH.but(flat=True),
     "flat map, covered": COVERING.but(flat=True),
+    "covered, biases of zero (transformers 5.24 untrained)": COVERING.but(flat=True, biased=False),
     "dynamic batch": SHIFTED.but(batch="batch"),
     "dynamic batch, padding": BOTH.but(batch="batch"),
     "dynamic batch, flat map": BOTH.but(batch="batch", flat=True),

@@ -21,7 +21,6 @@ from windows import (
     partition,
     reverse,
     roll,
-    swin,
     unpad,
 )
 
@@ -53,6 +52,15 @@ def _grid(net: Net, y: str, block: Block) -> str:
     y = net.op("Reshape", y, [-1, height, rows // height, width, columns // width, WIDTH])
     y = net.op("Transpose", y, perm=[0, 2, 4, 1, 3, 5])
     return net.op("Reshape", y, [-1, block.tokens, WIDTH])
+
+
+def _flattened(net: Net, y: str, block: Block) -> str:
+    """All of the map attends to all of it, as in a hybrid of convolutions and attention."""
+    return net.op("Reshape", y, [-1, block.tokens, WIDTH])
+
+
+def _unflattened(net: Net, y: str, block: Block) -> str:
+    return net.op("Reshape", y, [-1, *block.map, WIDTH])
 
 
 def _channels_turned(net: Net, y: str, block: Block) -> str:
@@ -146,7 +154,8 @@ PARTITION_MISSES = {
         "a partition that cannot be probed: its layout is computed by the model", _dynamic_map
     ),
     "one window without position bias": Row(
-        "a plain reshape, and no position bias", lambda n: swin(n, COVERING.but(biased=False))
+        "a plain reshape, and no position bias",
+        lambda n: block_of(n, COVERING.but(biased=False), _flattened, _unflattened),
     ),
 }
 

@@ -25,6 +25,8 @@ from fusewright.match.projection import Projection, projection_of
 from fusewright.match.scene import Scene
 
 _NORMS = frozenset({"LayerNormalization", "RMSNormalization"})
+# Rows and columns, each in two parts, and the channels; the batch may be away where it is 1.
+_CUT_AXES = 5
 _VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 
@@ -174,7 +176,7 @@ def _partitioned(
     window = _cut(region, attention)
     if isinstance(window, str):
         return window
-    if window.covers_map and not has_position_bias(attention):
+    if window.covers_map and not (has_position_bias(attention) or _is_cut(region)):
         return "a plain reshape, and no position bias"
     return region, window
 
@@ -226,6 +228,16 @@ def _tokens(moved: np.ndarray, channels: int) -> np.ndarray | None:
     if np.any((places != np.arange(channels)) & ~padded):
         return None
     return np.where(padded[:, 0], -1, tokens[:, 0])
+
+
+def _is_cut(region: Region) -> bool:
+    """Whether rows and columns are split and turned, though one window leaves all in its place.
+
+    Nothing but a window partition turns that many axes: what changes places are the windows'
+    columns, of which there is one, and the rows in a window. transformers' Swin before training
+    (5.24): its biases are zero, and cleaning takes them away.
+    """
+    return any(len(node.attrs.get("perm", ())) >= _CUT_AXES for node in region.nodes)
 
 
 def has_position_bias(attention: Attention) -> bool:
