@@ -19,9 +19,17 @@ from fusewright.errors import DataError
 from fusewright.graph.session import Feed
 from fusewright.quantize.int4.sites import Int4Site
 
-# Rows multiplied at once: a product's memory, and the float32 sum inside it, stay small.
-_ROWS = 4096
-BUDGET = 1 << 30
+# Rows multiplied at once: 9 bits beside the 44 of a product are what float64 adds up exactly.
+_ROWS = 512
+_VALUE_BITS = 22
+# A sum of 2^18 rows has 62 bits; what is above the lower 32 is then carried over.
+_CARRY_AFTER = 1 << 18
+_CARRY_BITS = 32
+# Rows whose largest values lie between the same two powers of 16 share a grid.
+_GRID_BITS = 4
+_GRIDS = 5
+_NOWHERE = -(1 << 20)
+BUDGET = 1 << 31
 """Bytes of second moments in one pass over the samples: those of BERT-base take half of it."""
 
 
@@ -56,17 +64,19 @@ def moments_of(site: Int4Site, statistics: Mapping[str, InputStatistics]) -> np.
 
 
 class MomentObserver:
-    """Sums up |x| and xᵀx of the rows it is shown.
+    """Sums up |x| and xᵀx of the rows it is shown: the same bits in any order, batch or split.
 
-    The same samples in the same feeds give the same bits; in other feeds, what rounding makes of
-    them (float32 sums of some hundred products: some 1e-6, where GPTQ's damping is 1e-2).
+    A row is rounded to integers on a grid of its own size (the power of 16 above its largest value,
+    in steps of 2^-22 of that), so it counts alike whatever comes beside it, and integers add up
+    exactly. Rows of other sizes have sums of their own; those more than four grids below the
+    largest row weigh less than 2^-32 of it, and are left out.
     """
 
     def __init__(self, channels: int) -> None:
         """Has seen nothing yet."""
         self.rows = 0
-        self._sum = np.zeros(channels, np.float64)
-        self._products = np.zeros((channels, channels), np.float32)
+        self._channels = channels
+        self._grids: dict[int, _Grid] = {}
 
     def update(self, array: np.ndarray, name: str) -> None:
         """Adds the values of one feed, a float array [..., channels].
@@ -74,33 +84,88 @@ class MomentObserver:
         Raises:
             DataError: NaN or Inf, not floating point, or another number of channels.
         """
-        channels = self._sum.size
+        channels = self._channels
         if array.dtype.kind != "f" or not array.ndim or array.shape[-1] != channels:
             raise DataError(
                 f"tensor {name!r} is {array.dtype} {list(array.shape)}, not float with"
                 f" {channels} channels"
             )
         rows = np.ascontiguousarray(array, np.float32).reshape(-1, channels)
-        for start in range(0, len(rows), _ROWS):
-            part = rows[start : start + _ROWS]
-            magnitude = np.abs(part).sum(axis=0, dtype=np.float64)
-            if not np.isfinite(magnitude).all():
-                raise DataError(f"tensor {name!r} holds NaN or Inf while the model runs")
-            self._sum += magnitude
-            self._products += part.T @ part
         self.rows += len(rows)
+        peaks = np.maximum(rows.max(axis=1, initial=0.0), -rows.min(axis=1, initial=0.0))
+        if not np.isfinite(peaks).all():
+            raise DataError(f"tensor {name!r} holds NaN or Inf while the model runs")
+        places = -(-np.frexp(peaks)[1] // _GRID_BITS)
+        places[peaks == 0] = _NOWHERE
+        for place in np.unique(places):
+            self._add(rows[places == place], int(place))
+
+    def _add(self, rows: np.ndarray, place: int) -> None:
+        top = max((place, *self._grids))
+        if place == _NOWHERE or place <= top - _GRIDS:
+            return
+        for old in [old for old in self._grids if old <= top - _GRIDS]:
+            del self._grids[old]
+        if place not in self._grids:
+            self._grids[place] = _Grid(self._channels)
+        for start in range(0, len(rows), _ROWS):
+            part = np.ldexp(rows[start : start + _ROWS].astype(np.float64), _step(place))
+            self._grids[place].add(np.rint(part))
 
     def statistics(self, name: str) -> InputStatistics:
-        """The means; ends the observation, as the sums are turned into them.
+        """The means; ends the observation, as the sums are given up for them.
 
         Raises:
             DataError: no row was seen.
         """
         if not self.rows:
             raise DataError(f"tensor {name!r} was empty on every sample")
-        mean = (self._sum / self.rows).astype(np.float32)
-        self._products /= self.rows
-        return InputStatistics(mean, self._products, self.rows)
+        mean = np.zeros(self._channels, np.float64)
+        moments = np.zeros((self._channels, self._channels), np.float64)
+        for place in sorted(self._grids):
+            magnitudes, products = self._grids.pop(place).totals()
+            mean += np.ldexp(magnitudes, -_step(place))
+            moments += np.ldexp(products, -2 * _step(place))
+        mean /= self.rows
+        moments /= self.rows
+        return InputStatistics(mean.astype(np.float32), moments.astype(np.float32), self.rows)
+
+
+class _Grid:
+    """Exact sums of rows of integers up to 2^22: a product of `_ROWS` rows stays below 2^53."""
+
+    def __init__(self, channels: int) -> None:
+        self._sum = np.zeros(channels, np.int64)
+        self._products = np.zeros((channels, channels), np.int64)
+        self._carried: np.ndarray | None = None
+        self._since = 0
+
+    def add(self, rows: np.ndarray) -> None:
+        if self._since + len(rows) > _CARRY_AFTER:
+            self._carry()
+        self._sum += np.abs(rows).sum(axis=0).astype(np.int64)
+        self._products += (rows.T @ rows).astype(np.int64)
+        self._since += len(rows)
+
+    def _carry(self) -> None:
+        if self._carried is None:
+            self._carried = np.zeros_like(self._products)
+        self._carried += self._products >> _CARRY_BITS
+        self._products &= (1 << _CARRY_BITS) - 1
+        self._since = 0
+
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of |x|, and of xᵀx, float64; the same bits wherever a carry came."""
+        if self._carried is not None:
+            self._carry()
+            products = np.ldexp(self._carried.astype(np.float64), _CARRY_BITS)
+            return self._sum.astype(np.float64), products + self._products
+        return self._sum.astype(np.float64), self._products.astype(np.float64)
+
+
+def _step(place: int) -> int:
+    """The power of two that makes integers of the rows of a grid."""
+    return _VALUE_BITS - _GRID_BITS * place
 
 
 def plan_passes(sites: Sequence[Int4Site], budget: int = BUDGET) -> list[tuple[Int4Site, ...]]:
@@ -117,7 +182,7 @@ def plan_passes(sites: Sequence[Int4Site], budget: int = BUDGET) -> list[tuple[I
     parts: list[list[Int4Site]] = []
     left = 0
     for reads, together in reversed(alike.items()):
-        needed = 4 * len(reads) * together[0].shape[0] ** 2
+        needed = 8 * len(reads) * together[0].shape[0] ** 2
         if not parts or needed > left:
             parts.append([])
             left = budget
@@ -135,7 +200,8 @@ def observe_inputs(
 ) -> dict[str, InputStatistics]:
     """One pass over the samples: statistics of every tensor that the sites' weights multiply.
 
-    Memory: 4·K² bytes for each such tensor, beside one sample's activations; see `plan_passes`.
+    Memory: 8·K² bytes for each such tensor, as often again where rows differ 16 times in size,
+    beside one sample's activations; see `plan_passes`.
 
     Args:
         model: the flat float model that the sites are of.
