@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 
 class FusewrightError(Exception):
     """Base of every error raised on purpose.
@@ -43,3 +45,13 @@ class VerifyError(FusewrightError):
 
 class EngineError(FusewrightError):
     """TensorRT refused the model, or is not there."""
+
+
+class Stopped(BaseException):
+    """A signal asked the process to end; not an `Exception`, so that nothing handles it."""
+
+    def __init__(self, number: int) -> None:
+        """`number` is the signal's."""
+        super().__init__(number)
+        self.exit_code = 128 + number
+        self.word = "interrupted" if number == signal.SIGINT else "terminated"

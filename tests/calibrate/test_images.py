@@ -100,3 +100,55 @@ def test_inputs_that_do_not_fit(folder, spec, options, message):
 def test_options_that_cannot_be(options):
     with pytest.raises(UsageError):
         ImageOptions(**options)
+
+
+WIDE = np.array([[0, 255, 256, 4095, 32768, 65535]] * 4, np.uint16)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bits_are_scaled_not_clipped(tmp_path, name, channels):
+    Image.fromarray(WIDE).save(tmp_path / name)
+    spec = TensorSpec("x", np.dtype(np.float32), ("N", channels, 4, 6))
+    expected = np.broadcast_to(WIDE / 65535, (1, channels, 4, 6))
+    np.testing.assert_allclose(read(tmp_path, spec), expected, rtol=1e-6)
+    got = read(tmp_path, spec, scale=1.0, mean=(127.5,))
+    np.testing.assert_allclose(got, expected * 255 - 127.5, rtol=1e-5, atol=1e-4)
+
+
+def test_16_bits_for_a_model_that_takes_bytes(tmp_path):
+    Image.fromarray(WIDE).save(tmp_path / "a.png")
+    raw = TensorSpec("x", np.dtype(np.uint8), ("N", 4, 6, 1))
+    expected = np.rint(WIDE / 65535 * 255)[None, ..., None]
+    np.testing.assert_array_equal(read(tmp_path, raw, layout="nhwc"), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_range_are_an_error(tmp_path, dtype):
+    Image.fromarray(WIDE.astype(dtype)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif: pixels of 32 bits"):
+        read(tmp_path, NCHW)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGBA", "CMYK", "YCbCr"])
+def test_other_modes_become_rgb(tmp_path, mode, recwarn):
+    suffix = "tif" if mode in ("CMYK", "YCbCr", "PA") else "png"
+    image = Image.fromarray(PIXELS[0]).convert("P" if mode == "PA" else mode)
+    image.save(tmp_path / f"a.{suffix}")
+    with Image.open(tmp_path / f"a.{suffix}") as kept:
+        expected = np.asarray(kept.convert("RGB"), np.float32) / 255
+    np.testing.assert_allclose(read(tmp_path, NCHW)[0], expected.transpose(2, 0, 1), rtol=1e-6)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0, 0.0])
+@pytest.mark.parametrize("option", ["std", "scale"])
+def test_what_no_pixel_is_divided_by(option, value):
+    with pytest.raises(UsageError, match=f"image {option}"):
+        ImageOptions(**{option: value if option == "scale" else (value,)})
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_mean_is_finite(value):
+    with pytest.raises(UsageError, match="image mean"):
+        ImageOptions(mean=(0.5, value, 0.5))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import struct
+import math
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +13,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
+from fusewright.calibrate.reading import reading, unwarned
 from fusewright.errors import DataError
-from fusewright.graph.session import first_line
 
 # Rows are read in blocks of about this many bytes, one row at least.
 _BLOCK = 1 << 20
-_BROKEN = (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,8 @@ def from_memory(array: Any, where: str) -> ArraySource:
     Raises:
         DataError: it holds Python objects.
     """
-    try:
+    with reading(where, "not an array"):
         array = np.asarray(array)
-    except ValueError as error:
-        raise DataError(f"{where}: not an array ({first_line(error)})") from error
     _no_objects(array.dtype, where)
     return ArraySource(where, array.shape, array.dtype, lambda: iter((array,)))
 
@@ -60,26 +56,30 @@ def from_npy(path: Path) -> ArraySource:
     Raises:
         DataError: not an .npy file, a truncated one, or one that holds Python objects.
     """
-    return _open(str(path), lambda: path.open("rb"))
+    with reading(str(path), "not a readable .npy array"):
+        size = path.stat().st_size
+    return _open(str(path), lambda: path.open("rb"), size)
 
 
 def from_npz(path: Path) -> Mapping[str, ArraySource]:
     """The members of an .npz file by name, stored or deflated, each read in blocks of rows.
 
     Raises:
-        DataError: not a zip file, a member that is not .npy, truncated, or with Python objects.
+        DataError: not a zip file, a member that is not .npy, is there twice, is truncated by the
+            sizes that the archive and its header say, or holds Python objects.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except _BROKEN as error:
-        raise DataError(f"{path}: not an .npz file, or truncated ({first_line(error)})") from error
-    if foreign := [name for name in names if not name.endswith(".npy")]:
-        raise DataError(f"{path}: member {foreign[0]!r} is not an .npy array")
-    return {
-        name.removesuffix(".npy"): _open(f"{path}, member {name!r}", partial(_Member, path, name))
-        for name in names
-    }
+    with reading(str(path), "not an .npz file, or truncated"), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    seen: dict[str, ArraySource] = {}
+    for member in members:
+        name = member.filename
+        if not name.endswith(".npy"):
+            raise DataError(f"{path}: member {name!r} is not an .npy array")
+        if name.removesuffix(".npy") in seen:
+            raise DataError(f"{path}: member {name!r} is there twice; which one is meant?")
+        where, start = f"{path}, member {name!r}", partial(_Member, path, name)
+        seen[name.removesuffix(".npy")] = _open(where, start, member.file_size)
+    return seen
 
 
 class _Member:
@@ -89,6 +89,7 @@ class _Member:
         self._archive = zipfile.ZipFile(path)
         self._file = self._archive.open(name)
         self.read = self._file.read
+        self.tell = self._file.tell
 
     def __enter__(self) -> _Member:
         return self
@@ -103,22 +104,22 @@ class _Header:
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype
+    size: int
 
 
-def _open(where: str, start: Callable[[], Any]) -> ArraySource:
-    try:
-        with start() as file:
-            header = _header(file)
-    except _BROKEN as error:
-        raise DataError(f"{where}: not a readable .npy array ({first_line(error)})") from error
+def _open(where: str, start: Callable[[], Any], size: int) -> ArraySource:
+    """`size` is how many bytes there are, header and all."""
+    with reading(where, "not a readable .npy array"), start() as file:
+        header = _header(file)
     _no_objects(header.dtype, where)
+    # Here, not where calibration comes to the end of it, minutes later.
+    missing = header.size + math.prod(header.shape) * header.dtype.itemsize - size
+    if missing > 0:
+        raise DataError(f"{where}: truncated, {missing} bytes are missing")
 
     def blocks() -> Iterator[np.ndarray]:
-        try:
-            with start() as file:
-                yield from _blocks(file, _header(file), where)
-        except _BROKEN as error:
-            raise DataError(f"{where}: truncated or damaged ({first_line(error)})") from error
+        with reading(where, "truncated or damaged"), start() as file:
+            yield from _blocks(file, _header(file), where)
 
     return ArraySource(where, header.shape, header.dtype, blocks)
 
@@ -128,7 +129,11 @@ def _header(file: IO[bytes]) -> _Header:
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"npy version {version[0]}.{version[1]} is for structured arrays")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    return _Header(*read(file))
+    with unwarned():
+        shape, fortran, dtype = read(file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"shape {shape} has a negative size")
+    return _Header(shape, fortran, dtype, file.tell())
 
 
 def _blocks(file: IO[bytes], header: _Header, where: str) -> Iterator[np.ndarray]:
@@ -140,7 +145,7 @@ def _blocks(file: IO[bytes], header: _Header, where: str) -> Iterator[np.ndarray
     if not shape:
         yield _read(file, (), dtype, where)
         return
-    row = int(np.prod(shape[1:], dtype=np.int64)) * dtype.itemsize
+    row = math.prod(shape[1:]) * dtype.itemsize
     step = max(1, _BLOCK // max(row, 1))
     for start in range(0, shape[0], step):
         yield _read(file, (min(step, shape[0] - start), *shape[1:]), dtype, where)
@@ -149,7 +154,7 @@ def _blocks(file: IO[bytes], header: _Header, where: str) -> Iterator[np.ndarray
 
 
 def _read(file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     data = file.read(size)
     if len(data) != size:
         raise DataError(f"{where}: truncated, {size - len(data)} bytes are missing")

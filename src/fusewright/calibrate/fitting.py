@@ -65,7 +65,7 @@ class Fitted:
             raise DataError(f"{self.source.where}: sample {index} holds {kind}")
         if unit.dtype == wanted:
             return unit
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             unit = unit.astype(wanted)
         if wanted.kind == "f" and not np.isfinite(unit).all():
             raise DataError(f"{self.source.where}: sample {index} overflows {wanted}")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import numpy_helper
 
 from fusewright.calibrate.arrays import ArraySource, from_memory, from_npy, from_npz
 from fusewright.calibrate.feeding import Block
 from fusewright.calibrate.images import SUFFIXES, ImageOptions, image_blocks
+from fusewright.calibrate.reading import reading
 from fusewright.errors import DataError
-from fusewright.graph.session import TensorSpec, first_line
+from fusewright.graph.session import TensorSpec
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,7 @@ def _tensors(
 ) -> Iterator[tuple[str, ArraySource]]:
     for file, spec in zip(files, inputs, strict=True):
         where = f"{file} (input {spec.name!r})"
-        try:
+        with reading(where, "not a readable TensorProto"):
             tensor = onnx.TensorProto.FromString(file.read_bytes())
             array = numpy_helper.to_array(tensor, base_dir=str(file.parent))
-        except (DecodeError, OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{where}: not a readable TensorProto ({first_line(error)})") from error
         yield spec.name, from_memory(array, where)

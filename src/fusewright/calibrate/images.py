@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 
 from fusewright.calibrate.arrays import from_memory
 from fusewright.calibrate.feeding import Block
+from fusewright.calibrate.reading import reading, unwarned
 from fusewright.errors import DataError, UsageError
-from fusewright.graph.session import TensorSpec, first_line
+from fusewright.graph.session import TensorSpec
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -23,6 +25,8 @@ SUFFIXES = frozenset(
 @dataclass(frozen=True)
 class ImageOptions:
     """How pixels become the model's input: (pixel · scale − mean) / std per channel.
+
+    A pixel is 0..255: those of 16 bits (12 in some TIFF) are brought to that range, unrounded.
 
     Attributes:
         mean: one value, or one per channel in the order of `color`.
@@ -49,8 +53,12 @@ class ImageOptions:
             raise UsageError(f"image color {self.color!r} is neither 'rgb' nor 'bgr'")
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"image size {self.size} is not positive")
-        if not self.std or 0.0 in self.std:
-            raise UsageError(f"image std {self.std} has a zero, or no value")
+        if not self.mean or not all(map(math.isfinite, self.mean)):
+            raise UsageError(f"image mean {self.mean} holds what is no finite number, or no value")
+        if not self.std or not all(0 < std < math.inf for std in self.std):
+            raise UsageError(f"image std {self.std} holds what is no positive number, or no value")
+        if not 0 < self.scale < math.inf:
+            raise UsageError(f"image scale {self.scale} is no positive number")
 
 
 def image_blocks(files: list[Path], spec: TensorSpec, options: ImageOptions) -> Iterator[Block]:
@@ -100,7 +108,9 @@ class _ImageReader:
         pixels = self._pixels(path)
         if self._options.color == "bgr":
             pixels = pixels[..., ::-1]
-        if self._spec.dtype != np.uint8:
+        if self._spec.dtype == np.uint8:
+            pixels = np.rint(pixels).astype(np.uint8)
+        else:
             scaled = pixels.astype(np.float32) * np.float32(self._options.scale)
             pixels = (scaled - self._mean) / self._std
         if self._options.layout == "nchw":
@@ -108,17 +118,39 @@ class _ImageReader:
         return np.ascontiguousarray(pixels)[None]
 
     def _pixels(self, path: Path) -> np.ndarray:
-        """Uint8 [H, W, C] in RGB order."""
+        """0..255, uint8 or float32 where the file has more bits, [H, W, C] in RGB order."""
         pillow: Any = self._pillow
-        try:
-            with pillow.open(path) as image:
-                image = image.convert("L" if self._channels == 1 else "RGB")
-                if self._size is not None and image.size != self._size[::-1]:
-                    image = image.resize(self._size[::-1], pillow.Resampling.BILINEAR)
-                pixels = np.asarray(image)
-        except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
-            raise DataError(f"{path}: not a readable image ({first_line(error)})") from error
-        return pixels if pixels.ndim == 3 else pixels[..., None]
+        with reading(str(path), "not a readable image"), unwarned(), pillow.open(path) as image:
+            image = self._in_bytes(image, path)
+            if self._size is not None and image.size != self._size[::-1]:
+                image = image.resize(self._size[::-1], pillow.Resampling.BILINEAR)
+            pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = np.repeat(pixels[..., None], self._channels, axis=2)
+        return pixels
+
+    def _in_bytes(self, image: Any, path: Path) -> Any:
+        """The image with pixels 0..255; Pillow itself clips what has more bits."""
+        if not image.mode.startswith(("I", "F")):
+            return image.convert("L" if self._channels == 1 else "RGB")
+        top = _largest(image)
+        if top is None:
+            raise DataError(
+                f"{path}: pixels of 32 bits (mode {image.mode}) have no range of their own; save"
+                " it with 8 or 16 bits, or give arrays (.npy)"
+            )
+        pixels = np.asarray(image).astype(np.float32) * np.float32(255 / top)
+        return self._pillow.fromarray(pixels)
+
+
+def _largest(image: Any) -> int | None:
+    """The largest value that a grey pixel of more than 8 bits can have; None where not known."""
+    if image.mode.startswith("I;16"):
+        # TIFF, BitsPerSample: Pillow reads 12 bits into 16.
+        bits = image.tag_v2.get(258, (16,))[0] if hasattr(image, "tag_v2") else 16
+        return int((1 << bits) - 1)
+    # Pillow brings a PGM of any maximum to 16 bits; before 11.3 that was the mode of a PNG too.
+    return 65535 if image.mode == "I" and image.format in ("PNG", "PPM") else None
 
 
 def _static(height: int | str | None, width: int | str | None) -> tuple[int, int] | None:

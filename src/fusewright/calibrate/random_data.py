@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from fusewright.calibrate.reading import reading
 from fusewright.errors import DataError, UsageError
 from fusewright.graph.session import TensorSpec
 
@@ -83,8 +84,9 @@ def _overridden(spec: TensorSpec, given: tuple[int, ...]) -> tuple[int, ...]:
 
 def _draw(rng: np.random.Generator, spec: TensorSpec, shape: tuple[int, ...]) -> np.ndarray:
     kind = spec.dtype.kind
-    if kind == "f":
-        return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
-    if kind in "iub":
-        return np.asarray(rng.integers(0, 2, shape)).astype(spec.dtype)
+    with reading(f"input {spec.name!r} of shape {list(shape)}", "no random data of this size"):
+        if kind == "f":
+            return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
+        if kind in "iub":
+            return np.asarray(rng.integers(0, 2, shape)).astype(spec.dtype)
     raise DataError(f"input {spec.name!r} is {spec.dtype}: no random data for it, give real data")

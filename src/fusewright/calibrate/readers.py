@@ -11,8 +11,8 @@ from typing import Any
 
 from fusewright.calibrate.arrays import from_memory
 from fusewright.calibrate.feeding import Block
-from fusewright.errors import DataError, FusewrightError
-from fusewright.graph.session import first_line
+from fusewright.calibrate.reading import users_code
+from fusewright.errors import DataError
 
 _SPELLING = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -32,15 +32,16 @@ def load_reader(text: str) -> Any:
     folder = str(Path.cwd())
     sys.path.insert(0, folder)
     try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # the user's module may raise anything
-        raise DataError(f"reader {text!r}: cannot import: {first_line(error)}") from error
+        with users_code(f"reader {text!r}: cannot import"):
+            found: Any = importlib.import_module(module_name)
     finally:
-        sys.path.remove(folder)
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            raise DataError(f"reader {text!r}: {module_name!r} has no {part!r}")
-        found = getattr(found, part)
+        if folder in sys.path:
+            sys.path.remove(folder)
+    with users_code(f"reader {text!r}"):
+        for part in attribute.split("."):
+            if not hasattr(found, part):
+                raise DataError(f"reader {text!r}: {module_name!r} has no {part!r}")
+            found = getattr(found, part)
     return found
 
 
@@ -65,17 +66,20 @@ def reader_blocks(reader: Any, label: str) -> Iterator[Block]:
         where = f"{label}, item {index}"
         if not isinstance(item, Mapping):
             raise DataError(f"{where}: a {type(item).__name__}, not a dict from input to array")
-        arrays = {str(name): from_memory(a, f"{where}, {name!r}") for name, a in item.items()}
+        with users_code(where):
+            arrays = {str(name): from_memory(a, f"{where}, {name!r}") for name, a in item.items()}
         yield Block(where, arrays)
 
 
 def _guarded(reader: Any, label: str) -> Iterator[Any]:
-    try:
-        yield from _items(reader, label)
-    except FusewrightError:
-        raise
-    except Exception as error:  # the user's code may raise anything
-        raise DataError(f"{label}: {type(error).__name__}: {first_line(error)}") from error
+    items, end = _items(reader, label), object()
+    while True:
+        # Not around the yield: there, a GeneratorExit is of whoever needs no more samples.
+        with users_code(label):
+            item = next(items, end)
+        if item is end:
+            return
+        yield item
 
 
 def _items(reader: Any, label: str) -> Iterator[Any]:

@@ -22,6 +22,7 @@ from fusewright.calibrate.readers import (
     load_reader,
     reader_blocks,
 )
+from fusewright.calibrate.reading import users_code
 from fusewright.errors import DataError
 from fusewright.graph.refused import IN_FLOAT32
 from fusewright.graph.session import TensorSpec
@@ -182,9 +183,10 @@ def _open(source: Any, inputs: Sequence[TensorSpec], images: ImageOptions) -> tu
         source, label = load_reader(text), f"reader {text!r}"
     else:
         label = f"reader {type(source).__name__}"
-    if not (hasattr(source, "get_next") or isinstance(source, Iterable) or callable(source)):
-        raise DataError(f"{label}: no calibration data: no get_next() and not iterable")
-    return PathData(lambda: reader_blocks(source, label)), not can_start_again(source)
+    with users_code(label):
+        if not (hasattr(source, "get_next") or isinstance(source, Iterable) or callable(source)):
+            raise DataError(f"{label}: no calibration data: no get_next() and not iterable")
+        return PathData(lambda: reader_blocks(source, label)), not can_start_again(source)
 
 
 def _count(data: PathData, inputs: Sequence[TensorSpec]) -> int | None:

@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -15,7 +16,7 @@ from typing import Any
 import typer
 
 from fusewright.cli.app import PROGRAM, app
-from fusewright.errors import FusewrightError
+from fusewright.errors import FusewrightError, Stopped
 
 # A terminal that is closed sends SIGHUP; Windows has none.
 _ENDING = [
@@ -25,16 +26,6 @@ _ENDING = [
 _WrongUse: Any = typer.BadParameter.__base__
 
 
-class Stopped(BaseException):
-    """A signal asked the process to end; not an `Exception`, so that nothing handles it."""
-
-    def __init__(self, number: int) -> None:
-        """`number` is the signal's."""
-        super().__init__(number)
-        self.exit_code = 128 + number
-        self.word = "interrupted" if number == signal.SIGINT else "terminated"
-
-
 def run(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; see `fusewright.cli.main`."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -42,7 +33,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in given
     given = [text for text in given if text != "--debug"]
     _never_fail_on_characters()
-    with _signals_raise():
+    quiet = "-q" in given or "--quiet" in given
+    with _signals_raise(), _warnings_as_notes(quiet):
         try:
             return _invoke(given)
         except Stopped as stop:
@@ -108,6 +100,19 @@ def _never_fail_on_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _warnings_as_notes(quiet: bool) -> Iterator[None]:
+    """Python's warnings, of libraries and of a user's reader, are one line each, or none."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if not quiet:
+            print(f"note: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @contextmanager
