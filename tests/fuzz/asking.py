@@ -16,11 +16,17 @@ METHODS = ("mse", "minmax", "percentile", "entropy")
 
 @dataclass(frozen=True)
 class Asked:
-    """Settings of one run, and which of the dear checks are made."""
+    """Settings of one run.
+
+    Attributes:
+        checks: which of the dear ones are made.
+        apart: the model's weights lie in a file beside it.
+    """
 
     precision: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     checks: tuple[str, ...] = ()
+    apart: bool = False
 
     @property
     def quantized(self) -> str:
@@ -68,4 +74,4 @@ def draw_asked(seed: int, precision: str | None = None) -> Asked:
     if not asked.is_float_rest:
         maybe("io_types", 8, "half")
     checks = tuple(c for c in ("twice", "plan", "inspect", "strip") if draw.randrange(4) == 0)
-    return Asked(asked.precision, settings, checks)
+    return Asked(asked.precision, settings, checks, draw.randrange(6) == 0)

@@ -102,6 +102,12 @@ def rotated(g: Grower, o: Value) -> Value:
     else:
         table = np.tile(np.arange(length)[:, None] * inverse, 2).astype(np.float32)
         cos, sin = np.cos(table), np.sin(table)  # type: ignore[assignment]
+    if g.net.opset >= 23 and 2 not in o.open and g.chance(3):
+        tables = [
+            (f(np.arange(length)[:, None] * inverse)).astype(np.float32) for f in (np.cos, np.sin)
+        ]
+        tables = [np.repeat(t[None], o.size[0], 0) for t in tables]
+        return o if 0 in o.open else o.but(g.net.op("RotaryEmbedding", o.name, *tables))
     first, second = g.split(o.name, [half, half], 3)
     turned = g.op("Concat", g.op("Neg", second), first, axis=3)
     return o.but(g.op("Add", g.op("Mul", o.name, cos), g.op("Mul", turned, sin)))
@@ -109,9 +115,8 @@ def rotated(g: Grower, o: Value) -> Value:
 
 def _core(g: Grower, q: Value, k: Value, v: Value) -> Value:
     scale = float(q.size[3]) ** -0.5
-    if g.net.opset >= 23 and q.size[1] == k.size[1] and g.chance(2):
-        more = {"scale": scale} if g.chance(2) else {}
-        return q.but(g.net.op("Attention", q.name, k.name, v.name, **more))
+    if g.net.opset >= 23 and g.chance(2):
+        return q.but(_operator(g, q, k, v, scale))
     a, b, way = q.name, k.name, g.pick(4)
     if way == 0:
         a = g.op("Mul", a, g.number(scale))
@@ -129,10 +134,26 @@ def _core(g: Grower, q: Value, k: Value, v: Value) -> Value:
     return q.but(g.op("MatMul", weights, v.name))
 
 
+def _operator(g: Grower, q: Value, k: Value, v: Value, scale: float) -> str:
+    """ONNX's own Attention, with a mask, its causal flag, or neither."""
+    more: dict[str, Any] = {"scale": scale} if g.chance(2) else {}
+    mask, way = [], g.pick(4)
+    if way == 0 and 2 not in q.open | k.open:
+        kept = g.net.random.random((q.size[2], k.size[2])) < 0.7
+        kept[:, 0] = True
+        mask = [kept if g.chance(2) else np.where(kept, 0, -1e4).astype(np.float32)]
+    elif way == 1:
+        more["is_causal"] = 1
+    if g.chance(6):
+        more["softcap"] = 20.0
+    y: str = g.net.op("Attention", q.name, k.name, v.name, *mask, **more)
+    return y
+
+
 def _masked(g: Grower, scores: str, q: Value, k: Value) -> str:
     if 2 in q.open | k.open:
         return scores
-    rows, columns, way = q.size[2], k.size[2], g.pick(5)
+    rows, columns, way = q.size[2], k.size[2], g.pick(6)
     shape = (1, q.size[1] if g.chance(2) else 1, rows, columns)
     kept = g.net.random.random(shape) < 0.7
     kept[..., 0] = True
@@ -146,6 +167,9 @@ def _masked(g: Grower, scores: str, q: Value, k: Value) -> str:
     if way == 3:
         causal = np.tri(rows, columns, dtype=bool).reshape(1, 1, rows, columns)
         return g.op("Add", scores, np.where(causal, 0, low).astype(np.float32))
+    if way == 4 and g.net.opset >= 14:
+        causal = g.op("Trilu", np.ones((rows, columns), np.float32), np.int64(1), upper=1)
+        return g.op("Add", scores, g.op("Mul", causal, g.number(-1e4)))
     return scores
 
 

@@ -26,7 +26,7 @@ KINDS: dict[str, Make] = {
 }
 
 
-def look(seed: int, option: str | None = None) -> Outcome:
+def look(seed: int, option: str | None = None, *, shrink: bool = False) -> Outcome:
     """Writes one hostile file and runs `optimize` or `compare` with it."""
     draw = random.Random(seed)
     kind = option or draw.choice(list(KINDS))

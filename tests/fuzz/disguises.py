@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.version_converter
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 CONVERTED = (9, 10, 13, 17, 19, 21, 22)
@@ -209,20 +212,25 @@ def twice_stored(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto
 
 def half(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto:
     """A file in FP16, its interface too."""
-    old, new = TensorProto.FLOAT, TensorProto.FLOAT16
-    for tensor in model.graph.initializer:
+    _halve_graph(model.graph)
+    return model
+
+
+def _halve_graph(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
         _halve(tensor)
-    for value in (*model.graph.input, *model.graph.output):
-        if value.type.tensor_type.elem_type == old:
-            value.type.tensor_type.elem_type = new
-    for node in model.graph.node:
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == old:
-                attribute.i = new
+            if attribute.name == "to" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.FLOAT16
             if attribute.type == onnx.AttributeProto.TENSOR:
                 _halve(attribute.t)
-    del model.graph.value_info[:]
-    return model
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                _halve_graph(attribute.g)
+    del graph.value_info[:]
 
 
 def _halve(tensor: onnx.TensorProto) -> None:
@@ -246,10 +254,24 @@ def more_outputs(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto
     return model
 
 
+def optimized(model: onnx.ModelProto, draw: random.Random) -> onnx.ModelProto:
+    """What onnxruntime's optimizer writes: operators of its own too, at the extended level."""
+    level = draw.choice(["ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED"])
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(path)
+        ort.InferenceSession(model.SerializeToString(), options)
+        return onnx.load(path)
+
+
 DISGUISES: dict[str, Disguise] = {
     f.__name__: f
     for f in (
         shuffled, constants, listed, stored_output, noise, unnamed, odd_names, older_ir, converted,
         function, sparse, typed_storage, extras, twice_stored, half, more_outputs,
+        optimized,
     )
 }  # fmt: skip

@@ -174,11 +174,4 @@ def tied(g: Grower) -> None:
     return None
 
 
-def custom(g: Grower) -> None:
-    """An operator that no runtime knows, behind it a Relu; and an output that runs."""
-    g.outputs.append(g.value.name)
-    y = g.op("Frobnicate", g.value.name, domain="acme")
-    g.outputs.append(g.op("Relu", y))
-
-
 TAILS = {tail.__name__: tail for tail in (plain_end, classes, best_few, boxes, tied)}

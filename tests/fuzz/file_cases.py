@@ -23,7 +23,7 @@ COMMANDS = ("optimize", "optimize", "optimize", "inspect", "plan", "compare", "b
 MODELS = 40
 
 
-def look(seed: int, option: str | None = None) -> Outcome:
+def look(seed: int, option: str | None = None, *, shrink: bool = False) -> Outcome:
     """Damages a file of a drawn model, or of its quantized form, and runs a command on it."""
     draw = random.Random(seed)
     way, command = draw.choice(WAYS), option or draw.choice(COMMANDS)

@@ -17,8 +17,8 @@ from recipe import Recipe, build, draw_recipe
 _PATIENCE = 20.0
 
 
-def look(seed: int, precision: str | None = None, *, shrink: bool = True) -> Outcome:
-    """Draws, judges, and shrinks what fails."""
+def look(seed: int, precision: str | None = None, *, shrink: bool = False) -> Outcome:
+    """Draws and judges; what fails is made small, where that is asked for."""
     recipe, asked = draw_recipe(seed), draw_asked(seed, precision)
     verdict = _judged(recipe, asked)
     kinds = {finding.kind for finding in verdict.findings}
@@ -29,16 +29,8 @@ def look(seed: int, precision: str | None = None, *, shrink: bool = True) -> Out
         [(f.kind, f.detail) for f in verdict.findings],
         verdict.skipped,
         asked.precision,
-        f"{recipe} {dict(asked.settings)}" if kinds else "",
+        f"{recipe} {dict(asked.settings)}" if kinds and shrink else "",
     )
-
-
-def write(seed: int, folder: Path) -> None:
-    """The graph of a seed as a file, to look at."""
-    import onnx
-
-    folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(build(draw_recipe(seed)).proto, folder / f"{seed}.onnx")
 
 
 def _judged(recipe: Recipe, asked: Asked) -> Verdict:

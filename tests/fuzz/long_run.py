@@ -35,7 +35,7 @@ class Worker:
         self.process: subprocess.Popen[bytes] | None = None
         self.served = 0
 
-    def ask(self, seed: int) -> Outcome:
+    def ask(self, seed: int, shrink: bool = False) -> Outcome:
         """What came of a case; a crash or a hang is a finding."""
         if self.process is None or self.served >= SERVICE:
             self.stop()
@@ -46,7 +46,7 @@ class Worker:
         self.served += 1
         process = self.process
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(f"{seed}\n".encode())
+        process.stdin.write(f"{seed} {int(shrink)}\n".encode())
         process.stdin.flush()
         ready, _, _ = select.select([process.stdout], [], [], PATIENCE)
         line = process.stdout.readline() if ready else b""
@@ -81,6 +81,12 @@ class Tally:
     tags: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     count: int = 0
+
+    def is_new(self, outcome: Outcome) -> bool:
+        """Whether it shows what few cases have shown: worth making small."""
+        native = ("crash", "hang")
+        kinds = {kind for kind, _ in outcome.findings if kind not in native}
+        return any(len(self.findings.get(kind, ())) < _SHOWN for kind in kinds)
 
     def add(self, outcome: Outcome) -> None:
         self.count += 1
@@ -120,6 +126,8 @@ def run(seeds: range, jobs: int, kind: str, option: str) -> Tally:
                 worker.stop()
                 return
             outcome = worker.ask(seed)
+            if tally.is_new(outcome):
+                outcome = worker.ask(seed, shrink=True)
             with lock:
                 tally.add(outcome)
 

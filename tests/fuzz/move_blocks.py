@@ -164,6 +164,40 @@ def loop(g: Grower) -> None:
     g.set(value.but(y))
 
 
+def scan(g: Grower) -> None:
+    """Scan along the second axis, whose state sums up what went by."""
+    value = g.value
+    if len(value.size) != 3 or 1 in value.open:
+        return
+    tag, info, kind = g.net.store(0.0), helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    inputs = [info(f"{tag}_{n}", kind, [None, None]) for n in ("s", "x")]
+    outputs = [info(f"{tag}_{n}", kind, [None, None]) for n in ("t", "y")]
+    nodes = [
+        helper.make_node("Add", [f"{tag}_s", f"{tag}_x"], [f"{tag}_t"], f"{tag}_sum"),
+        helper.make_node("Tanh", [f"{tag}_t"], [f"{tag}_y"], f"{tag}_tanh"),
+    ]
+    body = helper.make_graph(nodes, f"{tag}_body", inputs, outputs)
+    start = g.reduce("ReduceMax", value.name, [1], keepdims=0)
+    axes = {"scan_input_axes": [1], "scan_output_axes": [1], "num_scan_inputs": 1}
+    g.set(value.but(g.net.op("Scan", start, value.name, outputs=2, body=body, **axes)[1]))
+
+
+def recurrent(g: Grower) -> None:
+    """LSTM or GRU over tokens, one direction or both."""
+    value = g.value
+    hidden, width = 4, value.channels
+    op, count = g.draw.choice([("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+    ways = g.draw.choice([1, 2])
+    direction = "bidirectional" if ways == 2 else g.draw.choice(["forward", "reverse"])
+    w = g.weight(ways, count * hidden, width)
+    r = g.weight(ways, count * hidden, hidden)
+    b = [g.net.draw(ways, 2 * count * hidden)] if g.chance(2) else []
+    x = g.transpose(value.name, [1, 0, 2])
+    y = g.net.op(op, x, w, r, *b, outputs=1, hidden_size=hidden, direction=direction)
+    y = g.op("Reshape", g.transpose(y, [2, 0, 1, 3]), [0, 0, ways * hidden])
+    g.set(value.resized(y, 2, ways * hidden))
+
+
 def shared(g: Grower) -> None:
     """One weight read by two layers."""
     value: Value = g.value

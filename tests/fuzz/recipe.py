@@ -75,6 +75,8 @@ BLOCKS = {
         Block(move_blocks.observed, ANY),
         Block(move_blocks.branch, ANY),
         Block(move_blocks.loop, ANY),
+        Block(move_blocks.scan, (TOKENS, LINE)),
+        Block(move_blocks.recurrent, (TOKENS,)),
         Block(move_blocks.shared, ANY),
     )
 }

@@ -1,4 +1,4 @@
-"""Looks at the cases whose seeds come on standard input, one line of JSON for each.
+"""Looks at cases: reads a seed and whether to make a failure small, writes one line of JSON.
 
 A process of its own, because native code may end it: the parent sees that, and goes on.
 """
@@ -26,10 +26,11 @@ def main(kind: str, option: str) -> None:
     from cases import Outcome
 
     for line in sys.stdin:
+        seed, shrink = (int(text) for text in line.split())
         try:
-            outcome = look(int(line), option or None)
+            outcome = look(seed, option or None, shrink=bool(shrink))
         except Exception as error:  # noqa: BLE001 - of the case's own making
-            outcome = Outcome(int(line), skipped=f"not made: {type(error).__name__}: {error}")
+            outcome = Outcome(seed, skipped=f"not made: {type(error).__name__}: {error}")
         answers.write(f"{outcome.line()}\n")
         answers.flush()
 
