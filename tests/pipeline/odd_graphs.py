@@ -258,7 +258,7 @@ def tied_head(kind: str) -> Build:
     """An output head that is the embedding table, transposed."""
 
     def build(net: Net) -> tuple[str, ...]:
-        table = net.draw(96, 32)
+        table = net.draw(160, 32)
         x = net.op("Gather", table, net.input("ids", 1, 6, dtype=np.int64))
         x = net.op("Relu", _linear(net, x, 32))
         if kind == "transpose":

@@ -18,6 +18,7 @@ from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
 from fusewright.quantize.relent import relent, renamed_scales
+from fusewright.quantize.tied import share_tables
 from fusewright.target import FORMATS
 
 # A round takes the groups at fault; what is still refused then takes all others with it.
@@ -85,6 +86,9 @@ def _typed(plan: Plan, placement: Placement, seen: Seen, job: Job) -> HalfPlan |
         with job.trace.stage("blocks") as details:
             insert_blocks(graph, placement, thresholds)
             details.append(f"{len(blocked)} weights")
+    # A new list: trials of a search share the old one.
+    notes = dict.fromkeys((*plan.model.notes, *share_tables(graph, job.workspace)))
+    plan.model.notes = list(notes)
     return half
 
 

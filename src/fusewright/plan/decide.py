@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import PlanError, UsageError
+from fusewright.graph.tied import tied_tables
 from fusewright.plan.demand import settle_unweighted
 from fusewright.plan.limits import hint, impossible, inside
 from fusewright.plan.plan import (
@@ -64,7 +65,9 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
     excluded = _matching(plan, rules.exclude, "--exclude")
     included = _matching(plan, rules.include, "--include")
     asked = _asked(plan, rules.group_precision, nodes)
+    tied = {weight.name: table.name for table, weight in tied_tables(plan.model.graph)}
     for group in plan.groups:
+        table = tied.get(group.parameters.get("w", ""))
         decision = asked.get(id(group), rules.quantized or FLOAT)
         why_not = None
         if decision == FLOAT:
@@ -75,6 +78,11 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
             why_not = f"excluded by '{excluded[id(group)]}'"
         if why_not is None and rules.include and id(group) not in included:
             why_not = "not among what --include names"
+        if table is not None:
+            if why_not is None and decision != INT8 and id(group) not in asked:
+                why_not = f"its weight is the embedding '{table}': in float, one serves both"
+            # What moves into the head's weight would part the two.
+            group.smooth = OFF if group.smooth is None else group.smooth
         group.decision = FLOAT if why_not is not None else decision
         group.reason = why_not or "its contract: " + _contract(group, plan)
         group.asked = id(group) in asked or id(group) in included

@@ -108,7 +108,8 @@ def _chains(graph: onnx.GraphProto, stored: _Stored) -> Iterator[_Chain]:
     for tensor in graph.initializer:
         if tensor.data_type not in _FLOATS or byte_size(tensor) < _SMALL:
             continue
-        for first in readers.get(tensor.name, ()):
+        # One may be a scale too, of as many channels as a small weight has elements.
+        for first in (n for n in readers.get(tensor.name, ()) if n.input[0] == tensor.name):
             nodes = _steps_from(first, readers, outputs, stored)
             while nodes and nodes[-1].op_type == _QUANTIZE:
                 nodes.pop()
