@@ -29,7 +29,7 @@ from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.demand import data_inputs
 from fusewright.plan.plan import FLOAT, HEAVY_OPS, INT8, Group, Plan, node_index
 from fusewright.precision.twin import rounding_twin
-from fusewright.quantize.existing import count_qdq, dequantized_reads
+from fusewright.quantize.existing import count_qdq, dequantized_reads, left_quantized
 from fusewright.quantize.strip import strip_qdq as strip_graph
 from fusewright.target import FORMATS
 from fusewright.verify import Comparison, compare_models
@@ -75,19 +75,27 @@ def inspect(
 
 
 def strip_qdq(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
-    """The float graph of a quantized model: every INT8 Q/DQ pair is taken out.
+    """The float graph of a quantized model: every Q/DQ pair is taken out.
 
     A model made by Fusewright keeps its float weights in front of their pairs, so it comes back as
-    it was; a weight stored as INT8 comes back with the values it was rounded to.
+    it was; a weight stored quantized comes back with the values it was rounded to. A Clip inside a
+    pair, as Brevitas has it, goes with it.
 
     Raises:
-        ModelError: the file is not a whole ONNX model.
+        ModelError: the file is not a whole ONNX model, or computes in integers (QLinearConv,
+            DynamicQuantizeLinear, a pair whose scale is computed), which is no pair to take out.
     """
     proto = load_weights(read_source(model)) if isinstance(model, (str, Path)) else model
     graph = gs.import_onnx(proto)
     strip_graph(graph)
     stripped = to_proto(graph)
     stripped.metadata_props.extend(proto.metadata_props)
+    if (left := left_quantized(stripped)) is not None:
+        where = f"{model}: " if isinstance(model, (str, Path)) else ""
+        raise ModelError(
+            f"{where}{left} stays: it computes in integers, or its scale is computed, and is no"
+            " pair that can be taken out; start from the float model"
+        )
     return stripped
 
 

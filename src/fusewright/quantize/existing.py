@@ -27,6 +27,23 @@ _QUANTIZED = (
         "QLinearMatMul",
     }
 )
+# Of onnxruntime's own domain.
+_FUSED = frozenset(
+    {
+        "QAttention",
+        "QGemm",
+        "QLinearAdd",
+        "QLinearAveragePool",
+        "QLinearConcat",
+        "QLinearGlobalAveragePool",
+        "QLinearLeakyRelu",
+        "QLinearMul",
+        "QLinearSigmoid",
+        "QLinearSoftmax",
+        "DynamicQuantizeMatMul",
+        "MatMulIntegerToFloat",
+    }
+)
 
 
 def refuse_quantized(source: Source) -> None:
@@ -37,12 +54,23 @@ def refuse_quantized(source: Source) -> None:
     """
     inside = [node for function in source.proto.functions for node in function.node]
     for node in with_inner((*source.proto.graph.node, *inside)):
-        if node.op_type in _QUANTIZED:
+        if node.op_type in _QUANTIZED | _FUSED:
             name = node.name or node.output[0]
             raise ModelError(
                 f"{source.path}: is quantized already ({node.op_type} '{name}'); start from the"
                 " float model"
             )
+
+
+def left_quantized(proto: onnx.ModelProto) -> str | None:
+    """A node that computes in integers, else a pair that cannot be taken out, if there is one."""
+    inside = [node for function in proto.functions for node in function.node]
+    left = [n for n in with_inner((*proto.graph.node, *inside)) if n.op_type in _QUANTIZED | _FUSED]
+    if not left:
+        return None
+    # The pairs around an operator of integers stay because that does.
+    node = min(left, key=lambda node: node.op_type in QUANTIZERS | DEQUANTIZERS)
+    return f"{node.op_type} '{node.name or node.output[0]}'"
 
 
 def count_qdq(proto: onnx.ModelProto) -> int:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+
 import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.graph.dtypes import onnx_type
-from fusewright.graph.edit import bypass
-from fusewright.graph.walk import is_constant, peek, producer
-from fusewright.quantize.blockwise.values import dequantized
+from fusewright.graph.edit import Names, bypass
+from fusewright.graph.walk import is_constant, producer
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
-from fusewright.target import format_of
+from fusewright.quantize.quantized_values import clipped, float_values, stored
 from fusewright.target.formats import MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, NVFP4_QUANTIZE
 
 QUANTIZERS = frozenset({QUANTIZE, NVFP4_QUANTIZE, MXFP8_QUANTIZE})
 DEQUANTIZERS = frozenset({DEQUANTIZE, MXFP8_DEQUANTIZE})
+_KEEPERS = frozenset({"Clip", "Identity"})
+# Of their first input; the others say where to.
+_MOVERS = frozenset({"Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def strip_qdq(graph: gs.Graph) -> list[str]:
     """Takes every Q/DQ pair out, in place; names the tensors that had one.
 
-    A weight stored quantized becomes float again, with the values it was rounded to. Pairs inside
-    local functions go too; a scale that a call handed over stays as an input that nothing reads.
+    A weight stored quantized becomes float again, with the values it was rounded to. What narrows
+    or moves quantized values between the two goes, or moves the float ones. Pairs inside local
+    functions and bodies go too; a scale that a call handed over stays as an input that nothing
+    reads. What is no pair stays: see `left_quantized`.
     """
     found = _strip(graph)
+    for body in graph.subgraphs(recursive=True):
+        found += _strip(body)
     for function in graph.functions:
         found += [f"{function.name}/{name}" for name in _strip(function)]
     return found
@@ -32,23 +39,28 @@ def strip_qdq(graph: gs.Graph) -> list[str]:
 
 def _strip(graph: gs.Graph) -> list[str]:
     found: list[str] = []
+    passed: set[int] = set()
     for node in list(graph.nodes):
         if node.op not in DEQUANTIZERS or not node.inputs:
             continue
+        between = _between(node)[0]
         source = _float_source(node)
         if source is None:
             continue
         found.append(source.name)
-        to, node.domain = _cast_to(node, source), None
+        passed.update(id(step) for step in between)
+        source = _moved(source, [step for step in between if step.op in _MOVERS], graph)
+        to, changes = _cast_to(node, source), _changes_type(node)
+        node.domain = None
         if to is not None:
             node.op, node.attrs, node.inputs = "Cast", {"to": to}, [source]
-        elif _changes_type(node):
+        elif changes:
             # Float32 on one side of the pair and half on the other: a Cast does what is left.
             node.op, node.attrs, node.inputs = "CastLike", {}, [source, node.inputs[1]]
         elif not bypass(graph, node, source):
             # The pair of another tool between an input, or a stored tensor, and an output.
             node.op, node.attrs, node.inputs = "Identity", {}, [source]
-    used = [n for n in reversed(graph.nodes) if n.outputs and _is_used(n, graph)]
+    used = [n for n in reversed(graph.nodes) if n.outputs and _is_used(n, graph, passed)]
     graph.nodes = used[::-1]
     return found
 
@@ -58,7 +70,7 @@ def _cast_to(dequantize: gs.Node, source: gs.Tensor) -> int | None:
 
     ModelOpt restores MXFP8 to half whatever comes in, and NVFP4 to the float32 of its scale.
     """
-    maker = producer(dequantize.inputs[0])
+    maker = producer(_between(dequantize)[1])
     if maker is None or maker.op not in (NVFP4_QUANTIZE, MXFP8_QUANTIZE) or source.dtype is None:
         return None
     before = onnx_type(source.dtype)
@@ -71,7 +83,7 @@ def _cast_to(dequantize: gs.Node, source: gs.Tensor) -> int | None:
 
 def _changes_type(dequantize: gs.Node) -> bool:
     """Whether a pair's scales say that the type behind it is another than in front of it."""
-    quantize = producer(dequantize.inputs[0])
+    quantize = producer(_between(dequantize)[1])
     if quantize is None or quantize.op != QUANTIZE:
         return False
     one, other = quantize.inputs[1], dequantize.inputs[1]
@@ -81,49 +93,51 @@ def _changes_type(dequantize: gs.Node) -> bool:
 
 
 def _float_source(dequantize: gs.Node) -> gs.Tensor | None:
-    quantized = dequantize.inputs[0]
+    """What a pair quantizes, or what stored values stand for; None where it is neither."""
+    between, quantized = _between(dequantize)
     maker = producer(quantized)
+    moves = any(node.op in _MOVERS for node in between)
     if maker is not None and maker.op in QUANTIZERS and maker.outputs[0] is quantized:
         return maker.inputs[0]
-    if isinstance(quantized, gs.Constant) and isinstance(dequantize.inputs[1], gs.Constant):
-        values = _dequantized(dequantize)
-        return None if values is None else gs.Constant(f"{quantized.name}_float", values)
-    return None
+    values, scale = stored(quantized), stored(dequantize.inputs[1])
+    if values is None or scale is None or (moves and scale.size > 1):
+        return None  # an axis of scales is one behind the move
+    for clip in between:
+        values = clipped(values, clip) if clip.op == "Clip" and values is not None else values
+    values = None if values is None else float_values(dequantize, values)
+    return None if values is None else gs.Constant(f"{quantized.name}_float", values)
 
 
-def _dequantized(node: gs.Node) -> np.ndarray | None:
-    # Four-bit values that were loaded could not be written any more.
-    quantized, scale = peek(node.inputs[0]), peek(node.inputs[1])
-    if node.op == MXFP8_DEQUANTIZE:
-        axis = node.attrs.get("axis", -1)
-        values = dequantized(np.moveaxis(quantized, axis, 0), np.moveaxis(scale, axis, 0))
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(node.attrs.get("output_dtype", 1))
-        return np.moveaxis(values, 0, axis).astype(dtype)
-    form = format_of(quantized.dtype)
-    if form is None and quantized.dtype not in (np.uint8, np.int32):
-        return None
-    axis, block = node.attrs.get("axis", 1), node.attrs.get("block_size", 0)
-    wide = np.int32 if form is None or quantized.dtype.kind == "i" else np.float32
-    steps = quantized.astype(wide)
-    zero = peek(node.inputs[2]) if len(node.inputs) > 2 else np.zeros((), quantized.dtype)
-    zero = zero.astype(wide)
-    if block:
-        # The last block may be a part of one.
-        rows = np.arange(quantized.shape[axis]) // block
-        scale = np.take(scale, rows, axis)
-        zero = np.take(zero, rows, axis) if zero.ndim else zero
-    elif scale.ndim == 1:
-        shape = [1] * quantized.ndim
-        shape[axis] = scale.size
-        scale, zero = scale.reshape(shape), zero.reshape(shape) if zero.ndim else zero
-    elif scale.ndim > 1:
-        return None
-    result: np.ndarray = (steps - zero) * scale
-    return result.astype(scale.dtype)
+def _between(dequantize: gs.Node) -> tuple[list[gs.Node], gs.Tensor]:
+    """What keeps or moves quantized values in front of a DequantizeLinear, and the first of them.
+
+    Brevitas has a Clip there, which narrows eight bits to fewer.
+    """
+    nodes: list[gs.Node] = []
+    tensor = dequantize.inputs[0]
+    while (node := producer(tensor)) is not None and node.op in _KEEPERS | _MOVERS:
+        nodes.insert(0, node)
+        tensor = node.inputs[0]
+    return nodes, tensor
 
 
-def _is_used(node: gs.Node, graph: gs.Graph) -> bool:
-    if node.op not in QUANTIZERS | DEQUANTIZERS:
+def _moved(source: gs.Tensor, moves: Sequence[gs.Node], graph: gs.Graph) -> gs.Tensor:
+    """The moves made of float values; another reader may still want the quantized ones."""
+    names = Names(graph) if moves else None
+    for node in moves:
+        assert names is not None
+        name = names.fresh(f"{node.outputs[0].name}_float")
+        result = gs.Variable(name, source.dtype, node.outputs[0].shape)
+        inputs = [source, *node.inputs[1:]]
+        copy = gs.Node(node.op, names.fresh(name), dict(node.attrs), inputs, [result])
+        graph.nodes.insert(next(i for i, n in enumerate(graph.nodes) if n is node) + 1, copy)
+        source = result
+    return source
+
+
+def _is_used(node: gs.Node, graph: gs.Graph, passed: set[int]) -> bool:
+    # Of a pair that is gone: its nodes, what lay between them, and a Constant with its scale.
+    if node.op not in QUANTIZERS | DEQUANTIZERS | {"Constant"} and id(node) not in passed:
         return True
     if any(t.outputs or any(t is result for result in graph.outputs) for t in node.outputs):
         return True
