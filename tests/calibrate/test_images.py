@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -152,3 +155,26 @@ def test_what_no_pixel_is_divided_by(option, value):
 def test_a_mean_is_finite(value):
     with pytest.raises(UsageError, match="image mean"):
         ImageOptions(mean=(0.5, value, 0.5))
+
+
+def test_what_pillow_logs_does_not_reach_stderr(tmp_path):
+    """TIFF, SamplesPerPixel of 122: Pillow logs an error besides the one that it raises."""
+    path = tmp_path / "a.tif"
+    Image.fromarray(PIXELS[0]).save(path)
+    data = path.read_bytes()
+    entry = data.index(b"\x15\x01\x03\x00")
+    path.write_bytes(data[: entry + 8] + b"\x7a\x00" + data[entry + 10 :])
+    code = (
+        "import sys, numpy as np\n"
+        "from fusewright.calibrate.samples import open_samples\n"
+        "from fusewright.errors import DataError\n"
+        "from fusewright.graph.session import TensorSpec\n"
+        "spec = TensorSpec('x', np.dtype(np.float32), ('N', 3, 4, 6))\n"
+        "try:\n    list(open_samples(sys.argv[1], (spec,)))\n"
+        "except DataError as error:\n    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "not a readable image" in done.stdout
+    assert done.stderr == ""

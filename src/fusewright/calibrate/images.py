@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,5 +165,7 @@ def _pillow() -> ModuleType:
         from PIL import Image
     except ImportError as error:
         raise DataError("images need pillow: pip install 'fusewright[images]'") from error
+    # What it logs about a damaged file would go to stderr where no one has set up logging.
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     module: ModuleType = Image
     return module
