@@ -9,7 +9,7 @@ from growing import TOKENS, Grower, Value
 
 SIMPLE = (
     "Relu", "Sigmoid", "Tanh", "LeakyRelu", "Elu", "Selu", "Celu", "Softplus", "Softsign",
-    "HardSigmoid", "ThresholdedRelu", "Abs", "Neg", "Erf", "Sin", "Cos",
+    "HardSigmoid", "Abs", "Neg", "Erf", "Sin", "Cos",
 )  # fmt: skip
 
 
