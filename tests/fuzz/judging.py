@@ -105,7 +105,8 @@ def judge(drawn: Drawn, asked: Asked, folder: Path) -> Verdict:
         return verdict
     model, out = folder / "m.onnx", folder / "o.onnx"
     apart = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 64}
-    onnx.save(drawn.proto, model, **(apart if asked.apart else {}))
+    copy = onnx.ModelProto.FromString(drawn.proto.SerializeToString())  # saving moves tensors out
+    onnx.save(copy, model, **(apart if asked.apart else {}))
     calibration = drawn.feeds[:CALIBRATION]
     try:
         result = fusewright.optimize(
