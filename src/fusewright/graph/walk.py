@@ -17,6 +17,8 @@ import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.ir.tensor import LazyValues
 
 STANDARD_DOMAINS = (None, "", "ai.onnx")
+PASS_ON = "Sum"
+"""With one input it computes nothing: `quantize.fence` says where such a node stands, and why."""
 
 
 def is_constant(tensor: gs.Tensor) -> bool:
@@ -90,6 +92,11 @@ def axes_of(node: gs.Node, opset: int, rank: int | None) -> list[int] | None:
     if any(a < 0 for a in axes) and rank is None:
         return None
     return [a + rank if a < 0 and rank is not None else a for a in axes]
+
+
+def passes_on(node: gs.Node) -> bool:
+    """Whether a node is a Sum of one input."""
+    return node.op == PASS_ON and node.domain in STANDARD_DOMAINS and len(node.inputs) == 1
 
 
 def rank_of(tensor: gs.Tensor) -> int | None:

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
+import onnx_graphsurgeon as gs
+
 from fusewright.errors import ModelError
+from fusewright.graph.older import PLAIN_PAIRS_OPSET, means_the_same_at, set_opset
 from fusewright.graph.snapshot import Snapshot
 from fusewright.pipeline.options import HALF
 from fusewright.pipeline.stages import Job, Seen
@@ -14,6 +17,7 @@ from fusewright.plan.plan import Group, Plan
 from fusewright.precision import HalfOptions, HalfPlan, TensorRanges, apply_half, plan_half
 from fusewright.quantize.between import kept_float
 from fusewright.quantize.blockwise.insert import insert_blocks
+from fusewright.quantize.fence import fence, has_pairs
 from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
@@ -24,6 +28,7 @@ from fusewright.target import FORMATS
 # A round takes the groups at fault; what is still refused then takes all others with it.
 _ROUNDS = 4
 _NAMED = 3
+_APART = "onnxruntime's optimizer would break the pairs, or what is in front of them"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ def set_types(plan: Plan, placement: Placement, seen: Seen, job: Job) -> Typed:
         fewer = place(plan, plan.residual or ())
         seen, placement = _for(fewer, seen, placement), fewer
     _note(half, job)
+    _keep_from_optimizer(graph, job)
     return Typed(placement, seen, half)
 
 
@@ -128,3 +134,13 @@ def _note(half: HalfPlan | None, job: Job) -> None:
         job.trace.add("precision", "note", "fp32", node, why)
     for place_of, what in half.rewritten().items():
         job.trace.add("precision", "note", "rewrite", place_of, what)
+
+
+def _keep_from_optimizer(graph: gs.Graph, job: Job) -> None:
+    """Writes the result in a form that onnxruntime's optimizer leaves as it is, in place."""
+    opset, older = int(graph.opset), PLAIN_PAIRS_OPSET
+    if opset > older and has_pairs(graph) and means_the_same_at(graph, older):
+        set_opset(graph, older)
+        job.trace.add("quantize", "note", "opset", detail=f"{opset} → {older}: {_APART}")
+    for tensor in fence(graph):
+        job.trace.add("quantize", "note", "kept apart", tensor, _APART)

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.collector import without_gc
 from fusewright.graph.edit import Names
-from fusewright.graph.walk import is_constant, producer, reads, toposort
+from fusewright.graph.walk import is_constant, passes_on, producer, reads, toposort
 from fusewright.plan.plan import Group, Plan
 
 DOMAIN = "fusewright"
@@ -192,16 +192,20 @@ def _with_what_lies_between(
     for node in members:
         for i, tensor in enumerate(node.inputs):
             chain, maker = [], producer(tensor)
-            while maker is not None and id(maker) not in inside and maker.op in _INSERTED:
+            while maker is not None and id(maker) not in inside and _is_inserted(maker):
                 chain.append(maker)
                 maker = producer(maker.inputs[0])
             if maker is None or id(maker) not in inside:
                 continue
             nodes.update((id(between), between) for between in reversed(chain))
             if (node.name, i) not in fixed:
-                scales.update(id(between.inputs[1]) for between in chain if between.op != "Cast")
+                scales.update(id(between.inputs[1]) for between in chain if len(between.inputs) > 1)
         nodes[id(node)] = node
     return list(nodes.values()), scales
+
+
+def _is_inserted(node: gs.Node) -> bool:
+    return node.op in _INSERTED or passes_on(node)
 
 
 def _constant_node(tensor: gs.Constant, name: str, body: str) -> gs.Node:
@@ -214,7 +218,7 @@ def _place(tensor: gs.Tensor, order: Mapping[str, int]) -> int:
     """Where a tensor, or the one it was made from by a pair or a Cast, stands in `order`."""
     while tensor.name not in order:
         node = producer(tensor)
-        if node is None or node.op not in _INSERTED:
+        if node is None or not _is_inserted(node):
             return len(order)
         tensor = node.inputs[0]
     return order[tensor.name]

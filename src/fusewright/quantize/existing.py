@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 from fusewright.errors import ModelError
 from fusewright.graph.dtypes import onnx_type
 from fusewright.graph.load import Source, with_inner
+from fusewright.graph.walk import passes_on
 from fusewright.quantize.strip import DEQUANTIZERS, QUANTIZERS
 from fusewright.target import format_of
 from fusewright.target.formats import MXFP8_DEQUANTIZE, NVFP4_QUANTIZE
@@ -95,9 +96,12 @@ def dequantized_reads(graph: gs.Graph) -> dict[str, dict[int, str]]:
 
 
 def _pair_of(tensor: gs.Tensor) -> gs.Node | None:
-    """The DequantizeLinear behind a tensor; ModelOpt has Casts, and turns weights, behind it."""
+    """The DequantizeLinear behind a tensor; ModelOpt has Casts, and turns weights, behind it.
+
+    A Sum of one input may stand there too, see `quantize.fence`.
+    """
     node = next(iter(tensor.inputs), None)
-    while node is not None and node.op in ("Cast", "Transpose"):
+    while node is not None and (node.op in ("Cast", "Transpose") or passes_on(node)):
         node = next(iter(node.inputs[0].inputs), None)
     return node if node is not None and node.op in DEQUANTIZERS else None
 

@@ -9,7 +9,7 @@ import onnx_graphsurgeon as gs
 
 from fusewright.graph.dtypes import onnx_type
 from fusewright.graph.edit import Names, bypass
-from fusewright.graph.walk import is_constant, producer
+from fusewright.graph.walk import is_constant, passes_on, producer
 from fusewright.quantize.insert import DEQUANTIZE, QUANTIZE
 from fusewright.quantize.quantized_values import clipped, float_values, stored
 from fusewright.target.formats import MXFP8_DEQUANTIZE, MXFP8_QUANTIZE, NVFP4_QUANTIZE
@@ -38,6 +38,7 @@ def strip_qdq(graph: gs.Graph) -> list[str]:
 
 
 def _strip(graph: gs.Graph) -> list[str]:
+    _take_out_fences(graph)
     found: list[str] = []
     passed: set[int] = set()
     for node in list(graph.nodes):
@@ -63,6 +64,17 @@ def _strip(graph: gs.Graph) -> list[str]:
     used = [n for n in reversed(graph.nodes) if n.outputs and _is_used(n, graph, passed)]
     graph.nodes = used[::-1]
     return found
+
+
+def _take_out_fences(graph: gs.Graph) -> None:
+    """Takes out the Sums of one input beside a pair; `quantize.fence` puts them there."""
+    for node in list(graph.nodes):
+        if not passes_on(node):
+            continue
+        maker, readers = producer(node.inputs[0]), node.outputs[0].outputs
+        behind = maker is not None and maker.op in DEQUANTIZERS
+        if behind or any(reader.op in QUANTIZERS for reader in readers):
+            bypass(graph, node, node.inputs[0])
 
 
 def _cast_to(dequantize: gs.Node, source: gs.Tensor) -> int | None:
