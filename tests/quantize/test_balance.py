@@ -93,3 +93,19 @@ def test_where_and_how(parts: Callable[[Net, str], Parts], balanced: bool) -> No
     apply_balance(sites, maxima, workspace)
     proto = embed(to_proto(plan.model.graph), workspace)
     assert_equal(net.proto(output), proto)
+
+
+@pytest.mark.parametrize(("which", "balanced"), [("projection", False), ("behind", True)])
+def test_a_weight_that_is_an_output_of_the_model_stays(which: str, balanced: bool) -> None:
+    net = Net()
+    x = net.input("x", 2, TOKENS, WIDTH)
+    q, k, v = _three(net, x)
+    projection = next(name for name in net.stored if name.startswith("w"))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    y = net.op("MatMul", net.op("Softmax", net.op("Mul", scores, SIZE**-0.5), axis=-1), v)
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, WIDTH])
+    behind = net.draw(WIDTH, WIDTH)
+    outputs = net.op("MatMul", y, behind), projection if which == "projection" else behind
+    sites = plan_balance(planned(net, *outputs))
+    assert bool(sites) == balanced
+    assert all(site.output is None for site in sites)

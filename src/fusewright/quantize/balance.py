@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from fusewright.graph.layout import region_ahead
 from fusewright.graph.walk import peek
@@ -75,13 +76,14 @@ def _balance(group: Group, attention: Attention) -> Balance | None:
     projection = projection_of(attention)
     if isinstance(projection, str) or _is_shared(projection):
         return None
-    own = all(
-        len(tensor.outputs) == 1
-        for linear in projection.linears
-        for tensor in (linear.weight, linear.bias)
-        if tensor is not None
-    )
+    stored = [t for linear in projection.linears for t in (linear.weight, linear.bias)]
+    own = all(tensor is None or _is_own(tensor, attention.scene) for tensor in stored)
     return Balance(group.name, projection, _output(attention, projection)) if own else None
+
+
+def _is_own(tensor: gs.Tensor, scene: Scene) -> bool:
+    """Whether its Linear alone reads it, so that it may change."""
+    return len(tensor.outputs) == 1 and all(tensor is not output for output in scene.outputs)
 
 
 def _is_shared(projection: Projection) -> bool:
@@ -95,7 +97,7 @@ def _is_shared(projection: Projection) -> bool:
 
 def _output(attention: Attention, projection: Projection) -> tuple[Linear, np.ndarray] | None:
     linear = output_linear(attention)
-    if linear is None or len(linear.weight.outputs) > 1:
+    if linear is None or not _is_own(linear.weight, attention.scene):
         return None
     moved = attention.scene.moved(region_ahead(attention.match.output, attention.scene.opset))
     if isinstance(moved, str):
