@@ -99,7 +99,7 @@ def test_where_and_how(parts: Callable[[Net, str], Parts], balanced: bool) -> No
 def test_a_weight_that_is_an_output_of_the_model_stays(which: str, balanced: bool) -> None:
     net = Net()
     x = net.input("x", 2, TOKENS, WIDTH)
-    q, k, v = _three(net, x)
+    q, k, v = _packed(net, x)
     projection = next(name for name in net.stored if name.startswith("w"))
     scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
     y = net.op("MatMul", net.op("Softmax", net.op("Mul", scores, SIZE**-0.5), axis=-1), v)
