@@ -20,6 +20,7 @@ from recipe import Drawn
 
 import fusewright
 from fusewright.errors import FusewrightError, UsageError
+from fusewright.graph.half import has_half_bodies
 from fusewright.plan.file import write_plan
 
 Feeds = list[dict[str, np.ndarray]]
@@ -134,7 +135,9 @@ def _last_lines() -> str:
 def _checks(
     drawn: Drawn, asked: Asked, folder: Path, result: Any, expected: Outputs, verdict: Verdict
 ) -> None:
-    for event in result.trace.undone():
+    # Beside bodies an FP16 file stays so, and folding it rounds otherwise than running it.
+    rounds = _is_half(drawn.proto) and has_half_bodies(drawn.proto)
+    for event in () if rounds else result.trace.undone():
         verdict.add("undone", f"{event.stage} {event.name} {event.detail}")
     model, out = folder / "m.onnx", folder / "o.onnx"
     made = onnx.load(out)

@@ -102,7 +102,7 @@ def test_a_weight_that_is_an_output_of_the_model_stays(which: str, balanced: boo
     q, k, v = _packed(net, x)
     projection = next(name for name in net.stored if name.startswith("w"))
     scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
-    y = net.op("MatMul", net.op("Softmax", net.op("Mul", scores, SIZE**-0.5), axis=-1), v)
+    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
     y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, WIDTH])
     behind = net.draw(WIDTH, WIDTH)
     outputs = net.op("MatMul", y, behind), projection if which == "projection" else behind
