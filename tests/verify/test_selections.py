@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import onnx
 import pytest
@@ -168,3 +170,15 @@ def test_a_selection_of_half_scores() -> None:
 def test_a_sample_that_only_the_rewrite_fails_on() -> None:
     with pytest.raises((ModelError, DataError)):
         Reference(build("topk"), FEEDS).compare(build("topk", k=ROWS + 1), is_final=True)
+
+
+def test_proofs_beside_each_other_do_not_disturb() -> None:
+    """One runs in a thread while the result is measured: each sees the tensors that it needs."""
+    reference = Reference(build("topk"), FEEDS)
+    alone = reference.compare(build("topk", NEAR * 1e4), is_final=True)
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for _ in range(4):
+            fresh = Reference(build("topk"), FEEDS)
+            proven = pool.submit(fresh.compare_selecting_alike, build("topk", NEAR))
+            measured = pool.submit(fresh.compare, build("topk", NEAR * 1e4), True)
+            assert proven.result().is_within(TOLERANCE) and measured.result() == alone

@@ -108,12 +108,15 @@ class Reference:
 
     def _expected(self, names: Sequence[str]) -> list[Values]:
         """Tensors of the original on each sample; it runs again for those that are new."""
-        new = [name for name in dict.fromkeys(names) if name not in self._known[0]]
+        # One proof may run beside another: what is returned is not what the other one keeps.
+        known = self._known
+        new = [name for name in dict.fromkeys(names) if name not in known[0]]
         if new:
             session = self._original.open_with(new)
             again = (run(session, feed, new) for feed in self.feeds)
-            self._known = [{**old, **more} for old, more in zip(self._known, again, strict=True)]
-        return self._known
+            known = [{**old, **more} for old, more in zip(known, again, strict=True)]
+            self._known = known
+        return known
 
 
 def same_selections(first: Openable, second: Openable, comparing: bool = False) -> Pairs:

@@ -102,7 +102,9 @@ class Openable:
                 if self.is_final:
                     model = with_computed_weights(model, path.parent, weights)
                 with temporary_files():
-                    _write(model, path)
+                    # What was one file fits into one again.
+                    in_one = isinstance(self.model, Path) or stored_bytes(model) < _IN_ONE_FILE
+                    _write(model, path, in_one)
                 return open_folded(path) if self.is_final else open_session(path, options=options)
             finally:
                 path.unlink(missing_ok=True)
@@ -123,8 +125,8 @@ def with_outputs(model: onnx.ModelProto, names: Iterable[str]) -> onnx.ModelProt
     return model
 
 
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    if stored_bytes(model) < _IN_ONE_FILE:
+def _write(model: onnx.ModelProto, path: Path, in_one: bool) -> None:
+    if in_one:
         path.write_bytes(model.SerializeToString())
     else:
         onnx.save(model, str(path), save_as_external_data=True, location=f"{path.stem}.all")
