@@ -14,6 +14,7 @@ from fusewright.errors import ModelError, PlanError, UsageError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.save import Pending, committed, save
 from fusewright.pipeline.balancing import balance
+from fusewright.pipeline.equalizing import equalize_parts
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.looking import look
 from fusewright.pipeline.ordering import order_norms
@@ -46,7 +47,7 @@ from fusewright.verify import Comparison
 def finish(
     make: Callable[[], Plan], job: Job, target: Path | None, pending: Pending | None = None
 ) -> Result:
-    """`make`'s plan → [order → smooth → balance] → collapse → [calibrate → types] → verify → write.
+    """`make`'s plan → [order → smooth → balance → equalize] → collapse → [calibrate → types] → verify → write.
 
     All rewrites are proven at once, by the last float model; where that does not hold, it begins
     anew and proves stage by stage. An error that they have no part in is final. With `pending` the
@@ -200,6 +201,7 @@ def _rewrite(plan: Plan, job: Job) -> _Rewritten:
         floated = settle_cores(plan, looked.losses)
         smooth(plan, job, looked.maxima)
         balance(plan, job, looked.maxima)
+        equalize_parts(plan, job)
         in_four_bits = find_int4(plan, job)
         scale_int4(plan, in_four_bits, job)
     return _Rewritten(in_four_bits, looked.losses, floated)

@@ -1,0 +1,126 @@
+"""The stage that gives parts of unlike range in one tensor steps of their own, and proves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from fusewright.calibrate.power import ChannelPower
+from fusewright.calibrate.runner import watch
+from fusewright.graph.convert import to_proto
+from fusewright.graph.edit import sweep
+from fusewright.graph.save import save
+from fusewright.graph.walk import captured, producer
+from fusewright.pipeline.prepare import runnable
+from fusewright.pipeline.stages import Job, with_outputs
+from fusewright.plan.decide import settle
+from fusewright.plan.plan import FLOAT, Plan
+from fusewright.quantize.equalize import equalize
+from fusewright.quantize.unlike import Site, Verdict, find_sites, judge
+
+
+def equalize_parts(plan: Plan, job: Job) -> None:
+    """Equalizes where one step would lose a part of a tensor, in place; taken back where the
+    results change. Layers that cannot have it, and lose it, stay float.
+
+    Raises:
+        DataError: the model fails on a sample.
+        VerifyError: it changed the results, and strict proof was asked for.
+    """
+    sites = find_sites(plan)
+    if not sites:
+        return
+    with job.trace.stage("equalize") as details:
+        seen = _measure(plan, sites, job)
+        verdicts = [(site, judge(site, seen[site.tensor, site.axis], plan)) for site in sites]
+        lossy = [(site, verdict) for site, verdict in verdicts if verdict is not None]
+        able = [(s, v) for s, v in lossy if v.factors is not None and _may(s, job) is None]
+        done = able and _apply(plan, able, job)
+        for site, verdict in lossy:
+            if not done or not any(site is other for other, _ in able):
+                _keep_float(plan, site, verdict, _may(site, job), job)
+        settle(plan)
+        details.append(f"{len(able) if done else 0} of {len(sites)} tensors of several parts")
+
+
+def _may(site: Site, job: Job) -> str | None:
+    """Why a site cannot have factors, or None where it can."""
+    # The proof by regions compares tensors by name; here what lies between the two changes.
+    by_regions = "the model is proven by regions" if job.proof.by_regions else None
+    return site.problem or by_regions
+
+
+def _measure(plan: Plan, sites: Sequence[Site], job: Job) -> Mapping[tuple[str, int], ChannelPower]:
+    """One look at the sites on the first samples, by the part of the model in front of them."""
+    found = {(site.tensor, site.axis): ChannelPower(site.axis) for site in sites}
+    feeds = list(job.samples.preview(job.options.verify_samples))
+    fed = {t.name for t in plan.model.graph.inputs}
+    watching: dict[str, list[ChannelPower]] = {}
+    for (name, _), power in found.items():
+        if name not in fed:
+            watching.setdefault(name, []).append(power)
+            continue
+        for feed in feeds:
+            power.update(np.asarray(feed[name], np.float32), name)
+    if watching:
+        proto = runnable(to_proto(plan.model.graph), job.source)
+        _cut(proto, _ancestors(plan.model.graph, watching))
+        path = job.workspace.folder / "parts.onnx"
+        save(with_outputs(proto, watching), path)
+        watch(path, watching, feeds, job.options.calibration)
+    return found
+
+
+def _ancestors(graph: gs.Graph, wanted: Mapping[str, object]) -> set[str]:
+    """Names of the nodes that some tensors rest on."""
+    tensors = graph.tensors()
+    waiting, found = [tensors[name] for name in wanted], set[str]()
+    while waiting:
+        node = producer(waiting.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            waiting += [*node.inputs, *captured(node)]
+    return found
+
+
+def _cut(proto: onnx.ModelProto, kept: set[str]) -> None:
+    """Leaves these nodes and what they read; no output."""
+    nodes = [node for node in proto.graph.node if node.name in kept]
+    read = {name for node in nodes for name in node.input}
+    inner = any(a.HasField("g") for node in nodes for a in node.attribute)
+    stored = [t for t in proto.graph.initializer if inner or t.name in read]
+    part = onnx.GraphProto(name=proto.graph.name)
+    part.node.extend(nodes)
+    part.initializer.extend(stored)
+    part.input.extend(proto.graph.input)
+    proto.graph.CopyFrom(part)
+
+
+def _apply(plan: Plan, able: Sequence[tuple[Site, Verdict]], job: Job) -> bool:
+    factors = [(s, v.factors) for s, v in able if v.factors is not None]
+    applied = equalize(plan, factors, job.workspace)
+    after = runnable(to_proto(plan.model.graph), job.source)
+    if not job.proof.holds("equalize", after, after):
+        applied.undo(plan.model.graph)
+        job.proof.undo("equalize", "UnlikeRanges", f"{len(able)} tensors keep one step")
+        return False
+    sweep(plan.model.graph)
+    job.flat = None
+    for site, verdict in able:
+        most = 0.0 if verdict.factors is None else float(verdict.factors.max())
+        detail = f"{verdict.text}: factors of up to {most:g} in front of {', '.join(site.layers)}"
+        job.trace.add("equalize", "match", "UnlikeRanges", site.groups[0], detail)
+    return True
+
+
+def _keep_float(plan: Plan, site: Site, verdict: Verdict, problem: str | None, job: Job) -> None:
+    why = problem or "no factors of its parts help"
+    reason = f"its parts have unlike ranges: {verdict.text}, and {why}"
+    for name in site.groups:
+        group = plan.group(name)
+        job.trace.add("equalize", "miss", "UnlikeRanges", name, reason)
+        if not group.asked:
+            group.decision, group.reason = FLOAT, reason
