@@ -47,7 +47,9 @@ from fusewright.verify import Comparison
 def finish(
     make: Callable[[], Plan], job: Job, target: Path | None, pending: Pending | None = None
 ) -> Result:
-    """`make`'s plan → [order → smooth → balance → equalize] → collapse → [calibrate → types] → verify → write.
+    """`make`'s plan → rewrites → collapse → [calibrate → types] → verify → write.
+
+    The rewrites: order → cores → smooth → balance → equalize, and what INT4 asks for.
 
     All rewrites are proven at once, by the last float model; where that does not hold, it begins
     anew and proves stage by stage. An error that they have no part in is final. With `pending` the

@@ -138,9 +138,9 @@ def _layers(plan: Plan, nodes: Mapping[str, gs.Node]) -> Iterator[tuple[gs.Node,
         read = {group.inputs[i] for i in group.inputs_to_quantize}
         weights = {group.parameters.get(name) for name in group.spec.weights}
         for node in map(nodes.__getitem__, group.members):
-            if node.op not in LAYERS or node.inputs[1].name not in weights:
+            if node.op not in LAYERS or not is_constant(node.inputs[1]):
                 continue
-            if node.inputs[0].name in read and not is_constant(node.inputs[0]):
+            if node.inputs[1].name in weights and node.inputs[0].name in read:
                 yield node, group
 
 
