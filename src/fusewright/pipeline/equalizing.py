@@ -33,17 +33,19 @@ def equalize_parts(plan: Plan, job: Job) -> None:
     sites = find_sites(plan)
     if not sites:
         return
+    seen = _measure(plan, sites, job)
+    verdicts = [(site, judge(site, seen[site.tensor, site.axis], plan)) for site in sites]
+    lossy = [(site, verdict) for site, verdict in verdicts if verdict is not None]
+    if not lossy:
+        return
     with job.trace.stage("equalize") as details:
-        seen = _measure(plan, sites, job)
-        verdicts = [(site, judge(site, seen[site.tensor, site.axis], plan)) for site in sites]
-        lossy = [(site, verdict) for site, verdict in verdicts if verdict is not None]
         able = [(s, v) for s, v in lossy if v.factors is not None and _may(s, job) is None]
-        done = able and _apply(plan, able, job)
+        done = able if able and _apply(plan, able, job) else []
         for site, verdict in lossy:
-            if not done or not any(site is other for other, _ in able):
-                _keep_float(plan, site, verdict, _may(site, job), job)
+            if not any(site is other for other, _ in done):
+                _keep_float(plan, site, verdict, job)
         settle(plan)
-        details.append(f"{len(able) if done else 0} of {len(sites)} tensors of several parts")
+        details.append(f"{len(done)} of {len(sites)} tensors of several parts")
 
 
 def _may(site: Site, job: Job) -> str | None:
@@ -116,8 +118,8 @@ def _apply(plan: Plan, able: Sequence[tuple[Site, Verdict]], job: Job) -> bool:
     return True
 
 
-def _keep_float(plan: Plan, site: Site, verdict: Verdict, problem: str | None, job: Job) -> None:
-    why = problem or "no factors of its parts help"
+def _keep_float(plan: Plan, site: Site, verdict: Verdict, job: Job) -> None:
+    why = _may(site, job) or "no factors of its parts help"
     reason = f"its parts have unlike ranges: {verdict.text}, and {why}"
     for name in site.groups:
         group = plan.group(name)
