@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -11,8 +11,9 @@ import onnx_graphsurgeon as gs
 
 from fusewright.errors import PlanError, UsageError
 from fusewright.graph.tied import tied_tables
+from fusewright.plan.angles import Angles, find_angles, spoiled_angles
 from fusewright.plan.demand import settle_unweighted
-from fusewright.plan.limits import hint, impossible, inside
+from fusewright.plan.limits import hint, impossible, inside, layer_of
 from fusewright.plan.plan import (
     BLOCK_SIZE,
     DECISIONS,
@@ -66,14 +67,17 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
     included = _matching(plan, rules.include, "--include")
     asked = _asked(plan, rules.group_precision, nodes)
     tied = {weight.name: table.name for table, weight in tied_tables(plan.model.graph)}
+    angles = find_angles(plan.model.graph, plan.model.opset)
     for group in plan.groups:
         table = tied.get(group.parameters.get("w", ""))
         decision = asked.get(id(group), rules.quantized or FLOAT)
-        why_not = None
+        group.asked = id(group) in asked or id(group) in included
+        why_not: str | None
         if decision == FLOAT:
             why_not = "--group-precision" if id(group) in asked else f"precision {plan.precision}"
         else:
             why_not = impossible(group, nodes, plan, decision)
+            why_not = why_not or _spoils_angles(group, nodes, angles, decision)
         if why_not is None and id(group) in excluded:
             why_not = f"excluded by '{excluded[id(group)]}'"
         if why_not is None and rules.include and id(group) not in included:
@@ -85,10 +89,17 @@ def decide(plan: Plan, rules: Rules = Rules()) -> None:
             group.smooth = OFF if group.smooth is None else group.smooth
         group.decision = FLOAT if why_not is not None else decision
         group.reason = why_not or "its contract: " + _contract(group, plan)
-        group.asked = id(group) in asked or id(group) in included
         _settle_details(group, nodes, plan)
     settle(plan)
     _note(plan, rules.quantized)
+
+
+def _spoils_angles(
+    group: Group, nodes: dict[str, gs.Node], angles: Mapping[int, Angles], decision: str
+) -> str | None:
+    """Why its layer's angles would be lost in a format, where the user has not asked for it."""
+    layer = None if group.asked else layer_of(group, nodes)
+    return None if layer is None else spoiled_angles(layer, angles, decision)
 
 
 def _settle_details(group: Group, nodes: dict[str, gs.Node], plan: Plan) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.families import CONTRACTIONS
 from fusewright.graph.layout import moved_inputs
 from fusewright.graph.walk import is_constant, peek
 from fusewright.precision.demands import divisor_slot
@@ -15,7 +16,6 @@ from fusewright.precision.flow import Flow, Slot
 from fusewright.precision.flow import largest as _largest
 from fusewright.precision.kinds import HalfKind
 from fusewright.precision.magnitude import Tolerances
-from fusewright.precision.ops import CONTRACTIONS
 from fusewright.precision.types import DEQUANTIZE, QUANTIZE
 
 _BOUNDS = frozenset({"Clip", "Max", "Min"})

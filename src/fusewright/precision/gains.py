@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.families import CONTRACTIONS, LAYOUT, POINTWISE, REDUCTIONS
+from fusewright.graph.products import longest_vector
 from fusewright.graph.walk import attribute, axes_of, input_at, is_constant, peek
 from fusewright.precision.flow import Flow
 from fusewright.precision.growth import Growth
-from fusewright.precision.ops import CONTRACTIONS, LAYOUT, POINTWISE, REDUCTIONS
 from fusewright.target.table import SELDOM_PAYS_BELOW
 
 # Largest slope, and where |x · slope| is largest: beyond it rounding x shows less.
@@ -131,26 +131,11 @@ def _of_contraction(flow: Flow, growth: Growth, node: gs.Node) -> Iterator[Gain]
         other = node.inputs[1 - slot]
         factor = _known(growth.size(other)) * count**0.5
         if is_constant(other) and node.op != "Einsum":
-            factor = _longest(node, 1 - slot, flow.opset)
+            factor = longest_vector(node, 1 - slot, flow.opset)
         if not is_constant(node.inputs[slot]):
             yield Gain(slot, factor * abs(scale))
     if input_at(node, 2) is not None and node.op != "Einsum":
         yield Gain(2, 1.0)
-
-
-def _longest(node: gs.Node, slot: int, opset: int) -> float:
-    """Length of the longest vector that a stored operand multiplies with."""
-    weight = np.asarray(peek(node.inputs[slot]), np.float32)
-    if node.op == "Conv":
-        axes: tuple[int, ...] = tuple(range(1, weight.ndim))
-    elif node.op == "ConvTranspose":
-        axes = (0, *range(2, weight.ndim))
-    elif weight.ndim == 1:
-        axes = (0,)
-    else:
-        turned = node.op == "Gemm" and bool(attribute(node, ("transA", "transB")[slot], opset))
-        axes = (weight.ndim - 1,) if (slot == 0) != turned else (weight.ndim - 2,)
-    return float(np.sqrt(np.square(weight).sum(axis=axes)).max(initial=0.0))
 
 
 def contracted(flow: Flow, node: gs.Node) -> int | None:

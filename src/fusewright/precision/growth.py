@@ -15,29 +15,17 @@ import onnx_graphsurgeon as gs
 from onnx import TensorProto
 
 from fusewright.graph.dims import resolve
+from fusewright.graph.families import BOUNDED, CONTRACTIONS, LAYOUT, PLACES, POINTWISE, REDUCTIONS
 from fusewright.graph.walk import input_at, is_constant, peek, scalar, toposort
 from fusewright.precision.flow import Flow, largest
-from fusewright.precision.ops import CONTRACTIONS, LAYOUT, POINTWISE, REDUCTIONS
 
 # An image may be whole numbers, but not of these.
 _COUNTING = frozenset(
     {TensorProto.INT32, TensorProto.INT64, TensorProto.UINT32, TensorProto.UINT64}
 )
-_BOUNDED = frozenset(
-    {
-        "And", "Atan", "Cos", "Equal", "Erf", "Greater", "GreaterOrEqual", "HardSigmoid", "IsInf",
-        "IsNaN", "Less", "LessOrEqual", "Not", "Sigmoid", "Sign", "Sin", "Softsign", "Tanh",
-    }
-)  # fmt: skip
-_FOLLOWING = (POINTWISE | LAYOUT | REDUCTIONS | CONTRACTIONS | {"CumSum", "Range"}) - _BOUNDED
-# Slots that say where, not what.
-_PLACES = {
-    "Compress": (1,), "Div": (1,), "Expand": (1,), "Gather": (1,), "GatherElements": (1,),
-    "GatherND": (1,),
-    "Pad": (1,), "Reshape": (1,), "ScatterElements": (1,), "ScatterND": (1,),
-    "Slice": (1, 2, 3, 4), "Split": (1,), "Squeeze": (1,), "Tile": (1,), "Trilu": (1,),
-    "Unsqueeze": (1,), "Where": (0,),
-}  # fmt: skip
+_FOLLOWING = (POINTWISE | LAYOUT | REDUCTIONS | CONTRACTIONS | {"CumSum", "Range"}) - BOUNDED
+# Dividing by what grows makes smaller.
+_PLACES = {**PLACES, "Div": (1,)}
 _PICKING = frozenset({"Gather", "GatherElements", "GatherND", "Slice"})
 # 0 and 1 are flags: a mask, or which of two a token is.
 _FLAGS = 1.0

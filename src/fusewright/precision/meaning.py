@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.families import LAYOUT, POINTWISE
 from fusewright.graph.walk import attribute, axes_of, input_at, is_constant, peek, producer
 from fusewright.precision.errors import magnified
 from fusewright.precision.flow import Flow
-from fusewright.precision.ops import LAYOUT, POINTWISE
 from fusewright.precision.scales import can_be_coarser, has_reciprocal
 from fusewright.precision.types import QUANTIZE
 

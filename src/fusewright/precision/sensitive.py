@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
+from fusewright.graph.families import LAYOUT
 from fusewright.graph.walk import producer, scalar
 from fusewright.precision.flow import Flow
 from fusewright.precision.growth import Growth
 from fusewright.precision.magnitude import Tolerances
-from fusewright.precision.ops import LAYOUT
 
 # Times the rounding of the result. An angle of 8 is off by as much.
 _OF_A_ROUNDING = 8.0
