@@ -150,3 +150,27 @@ def test_an_opset_that_nothing_needs_is_lowered(net: Net, opset: int, tmp_path: 
     assert versions[""] == opset
     assert {entry.version for f in result.model.functions for entry in f.opset_import} <= {opset}
     onnx.checker.check_model(result.model)
+
+
+def _notes(net: Net, precision: str, folder: Path, out: bool = True) -> list[str]:
+    proto = net.proto("end_y")
+    onnx.save(proto, folder / "net.onnx")
+    shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
+    data = {"x": np.random.default_rng(0).standard_normal((8, *shape[1:])).astype(np.float32)}
+    result = fusewright.optimize(
+        folder / "net.onnx", folder / "o.onnx" if out else None, data, precision=precision
+    )
+    return [note for note in result.notes if "onnxruntime" in note]
+
+
+def test_what_the_optimizer_spoils_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _notes(_convs(channels=1e-9), "int8", tmp_path) == []
+    monkeypatch.setattr("fusewright.pipeline.quantizing._keep_from_optimizer", lambda *_: None)
+    (note,) = _notes(_convs(channels=1e-9), "int8", tmp_path)
+    assert "disabled_optimizers=['WeightBiasQuantization']" in note
+    assert _notes(_convs(channels=1e-9), "int8", tmp_path, out=False) == []  # no file to open
+
+
+def test_bf16_is_told_to_run_in_tensorrt(tmp_path: Path) -> None:
+    (note,) = _notes(_convs(), "int8+bf16", tmp_path)
+    assert "has no kernels for BF16" in note

@@ -16,6 +16,7 @@ from fusewright.graph.save import Pending, committed, save
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.equalizing import equalize_parts
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
+from fusewright.pipeline.levels import start_levels
 from fusewright.pipeline.looking import look
 from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
@@ -139,6 +140,7 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
             typed = set_types(plan, placement, seen, job)
             placement, seen, half = typed.placement, typed.seen, typed.half
             proto = collapsed_proto(plan, groups)
+        at_levels = None if seen is None or target is None else start_levels(proto, plan, job, side)
 
         with job.trace.stage("verify") as details:
             final = None if seen is None else measure(proto, half, job)
@@ -146,6 +148,8 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
                 job.proof.settle(proven.result)
             if final is not None:
                 job.proof.measure("verify", final)
+            if at_levels is not None and final is not None:
+                plan.model.notes += at_levels(final)
             details.append("float" if final is None else str(final.worst))
     loud = () if seen is None else seen.notes
     stamp(proto, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)

@@ -2,10 +2,14 @@
 
 from fusewright.verify.distance import Comparison, OutputError, compare_outputs
 from fusewright.verify.equivalence import Reference, compare_models
+from fusewright.verify.levels import DEFAULT, LEVELS, LevelCheck
 from fusewright.verify.regions import compare_by_regions
 
 __all__ = [
+    "DEFAULT",
+    "LEVELS",
     "Comparison",
+    "LevelCheck",
     "OutputError",
     "Reference",
     "compare_by_regions",

@@ -42,6 +42,11 @@ class Reference:
         self.names = [output.name for output in session.get_outputs()]
         self._known = [run(session, feed, self.names) for feed in self.feeds]
 
+    @property
+    def outputs(self) -> list[list[np.ndarray]]:
+        """What the original gives on each sample, in the order of `names`."""
+        return [[values[name] for name in self.names] for values in self._known]
+
     def compare(self, model: onnx.ModelProto | Path, is_final: bool = False) -> Comparison:
         """Runs a rewritten model on the same samples.
 
