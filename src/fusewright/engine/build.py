@@ -7,18 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import onnx
+
 from fusewright.engine.builder import BuildRequest, Progress
 from fusewright.engine.describe import describe
 from fusewright.engine.kernels import parse_kernels
 from fusewright.engine.outline import Outline
+from fusewright.engine.parse_errors import RefusedNodes
 from fusewright.engine.process import Answer, BuilderProcess
 from fusewright.engine.profiles import Typed, choose_profiles
 from fusewright.engine.ranges import ShapeRange
 from fusewright.engine.report import EngineReport, KernelReport
 from fusewright.engine.types import formats_of
 from fusewright.errors import OutputError
-from fusewright.graph.load import read_source
+from fusewright.graph.load import read_source, with_inner
 from fusewright.graph.save import Pending, check_output, committed
+from fusewright.graph.unfuse import DOMAIN as FUSED
 
 LAYERS_SUFFIX = ".layers.json"
 """Of the report that is written beside an engine."""
@@ -124,6 +128,8 @@ def _built(
             answer = place.process.build(options.backend, request, part, progress)
         except OutputError as error:
             raise OutputError(f"{out}: {error}") from error
+        except RefusedNodes as error:
+            raise _with_origin(error, source.proto) from error
         seconds = time.perf_counter() - start
         plan = describe(parse_kernels(answer.kernels), Outline(source.proto))
         report = EngineReport(
@@ -145,6 +151,19 @@ def _built(
         if options.timing_cache is not None and answer.timing_cache is not None:
             files.write(options.timing_cache, answer.timing_cache)
     return report
+
+
+def _with_origin(error: RefusedNodes, model: onnx.ModelProto) -> RefusedNodes:
+    """The same, with where operators come from that onnxruntime alone has."""
+    fused = {node.op_type for node in with_inner(model.graph.node) if node.domain == FUSED}
+    if not fused:
+        return error
+    told = RefusedNodes(
+        f"{error}; {', '.join(sorted(fused))} of '{FUSED}' were written by onnxruntime's optimizer:"
+        " give the file from before it, or what `fusewright optimize` makes of this one"
+    )
+    told.details = error.details
+    return told
 
 
 def engine_targets(model: Path, out: str | Path | None, options: BuildOptions) -> list[Path]:

@@ -24,6 +24,7 @@ from fusewright.graph.opset import (
 )
 from fusewright.graph.runnable import out_of_reach, read_beyond, runnable_part
 from fusewright.graph.session import naming
+from fusewright.graph.unfuse import is_fused, write_out
 from fusewright.graph.widen import holds_half, widen
 from fusewright.graph.workspace import Workspace, store_large
 from fusewright.match.matcher import Miss
@@ -96,11 +97,24 @@ class Preparation:
 
     def _optimized(self) -> onnx.ModelProto:
         if self._needs_own_folding:
-            return _folded(plain(self.source))
+            return _folded(self._written_out())
         with naming(self.source.path):
             as_it_is = is_plain(self.source) and not written_out(self.source.proto)
-            whole = self.source.path if as_it_is else plain(self.source)
+            fused = any(map(is_fused, self.source.proto.graph.node))
+            whole = self.source.path if as_it_is and not fused else self._written_out()
             return clean(whole, self.workspace)
+
+    def _written_out(self) -> onnx.ModelProto:
+        """The file's nodes, with standard operators for what onnxruntime has fused in it."""
+        proto = plain(self.source)
+        if not any(map(is_fused, proto.graph.node)):
+            return proto
+        count = len([node for node in proto.graph.node if is_fused(node)])
+        proto = write_out(proto)
+        left = len([node for node in proto.graph.node if is_fused(node)])
+        detail = f"{count - left} fused operators of onnxruntime written out"
+        self.trace.add("clean", "pass", "fused operators", detail=detail)
+        return proto
 
     def _proven_at_once(self, proto: onnx.ModelProto) -> onnx.ModelProto | None:
         """Cleaned and folded under one proof, for a graph that is a fraction of the first.

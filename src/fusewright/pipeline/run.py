@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from fusewright.errors import DataError, PlanError, UsageError
 from fusewright.graph.collector import without_gc
 from fusewright.graph.finite import check_finite
 from fusewright.graph.load import Source, fingerprint, model_files, read_source
+from fusewright.graph.model import Model
 from fusewright.graph.save import Pending, check_output
 from fusewright.graph.session import naming
 from fusewright.graph.symbols import bindings
+from fusewright.graph.unfuse import DOMAIN as FUSED
 from fusewright.graph.widen import holds_half
 from fusewright.graph.workspace import Workspace
 from fusewright.normalize import RULES
@@ -175,6 +178,7 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
             f"left alone: custom operators {', '.join(source.custom)} and what depends on them"
             f" ({len(model.frozen)} nodes)"
         )
+    model.notes += _of_onnxruntime(model)
     if holds_half(source.proto) and not source.holds_weights:
         why = "custom operators" if source.custom else "bodies of If, Loop or Scan"
         model.notes.append(f"FP16 tensors beside {why} stay FP16: nothing of them is quantized")
@@ -198,6 +202,18 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
         quantized = sum(group.is_quantized for group in plan.groups)
         details.append(f"{quantized} groups quantized, {len(plan.groups) - quantized} float")
     return plan
+
+
+def _of_onnxruntime(model: Model) -> list[str]:
+    """A note on operators that onnxruntime alone has, where some are left."""
+    left = Counter(node.op for node in model.graph.nodes if node.domain == FUSED)
+    if not left:
+        return []
+    named = ", ".join(f"{op} ({count})" if count > 1 else op for op, count in sorted(left.items()))
+    return [
+        f"left alone: {named} of '{FUSED}', which onnxruntime's optimizer writes and TensorRT"
+        " lacks: give the file from before that optimizer"
+    ]
 
 
 def _plan(job: Job, opset: int = 0) -> Plan:
