@@ -148,9 +148,17 @@ def _soft_one_elsewhere(net: Net) -> str:
     return _conv(net, net.op("Add", y, _conv(net, soft, [SOFT] * 8)), [1.0] * 8)
 
 
+def _with_an_empty_part(net: Net) -> str:
+    (loud, soft), sizes = _branches(net, LOUD, SOFT)
+    none = net.op("Slice", soft, [0], [0], [1])
+    joined = net.op("Concat", loud, none, soft, axis=1)
+    return _conv(net, _conv(net, joined, sizes), [1.0] * 8)
+
+
 BUILDS: list[Build] = [
     *(_rgb_and_depth, _rgbd, _transposed_input, _coordinates, _plain, _pooled, _resized, _nested),
     *(_also_float, _grouped, _transposed, _linear, _table, _flattened, _soft_one_elsewhere),
+    _with_an_empty_part,
 ]
 
 

@@ -173,6 +173,8 @@ def parts_of(tensor: gs.Tensor, axis: int, channels: int, opset: int) -> list[Pa
         if len(sizes) == len(dims) and sum(sizes) == channels:
             joined: list[Part] = []
             for source, size in zip(node.inputs, sizes, strict=True):
+                if not size:
+                    continue  # an empty tensor may be joined too
                 at = joined[-1].stop if joined else 0
                 inner = parts_of(source, axis, size, opset)
                 joined += [replace(p, start=p.start + at, stop=p.stop + at) for p in inner]
