@@ -142,7 +142,29 @@ NO_ZEROS = {
     "a larger axis": Row(_plus(5, 6, x=(2, 4, 1, 6)), "it may enlarge"),
     "an open axis": Row(_plus(2, 6, x=(2, 4, "n", 6)), "it may enlarge"),
 }
+
+
+def _reshapes(*shapes: list[int], inner: bool = True):
+    """Sums of Reshapes of one tensor, each with a stored shape of its own."""
+
+    def build(net: Net) -> str | tuple[str, ...]:
+        x = net.op("Relu", _x(net))
+        parts = [net.op("Reshape", x, shape) for shape in shapes]
+        return net.op("Sum", *parts, [1.0]) if inner else tuple(parts)
+
+    return build
+
+
+RESHAPES = {
+    "three of one shape": Row(_reshapes([2, 120], [2, 120], [2, 120]), "Relu Reshape Sum"),
+    "two and one": Row(_reshapes([240], [240], [1, 240]), "Relu Reshape Reshape Sum"),
+}
+NO_RESHAPES = {
+    "another shape": Row(_reshapes([2, 120], [2, 1, 120]), "the only one of this shape"),
+    "two outputs": Row(_reshapes([240], [240], inner=False), "it names an output"),
+}
 _ROWS = {
+    "Reshape": RESHAPES,
     "Identity": IDENTITY,
     "Dropout": DROPOUT,
     "Pad": ZERO_PAD,
@@ -150,6 +172,7 @@ _ROWS = {
     "Sum": SUM,
 }
 _NEAR_MISSES = {
+    "EqualReshape": NO_RESHAPES,
     "Identity": NO_IDENTITY,
     "Dropout": NO_DROPOUT,
     "ZeroPad": NO_ZERO_PAD,

@@ -58,6 +58,27 @@ def _drop_reshape(match: Match, edit: Edit) -> str | None:
     return _skip(match, edit)
 
 
+def _share_reshape(match: Match, edit: Edit) -> str | None:
+    node, (x, shape) = match.root, match.root.inputs
+    twins = [
+        other
+        for other in x.outputs
+        if other is not node
+        and (other.op, other.domain, other.attrs) == (node.op, node.domain, node.attrs)
+        and other.inputs[0] is x
+        and is_constant(other.inputs[1])
+        and np.array_equal(values(other.inputs[1]), values(shape))
+    ]
+    if not twins:
+        return "the only one of this shape"
+    nodes = edit.model.graph.nodes
+    first = next(n for n in nodes if n is node or any(n is twin for twin in twins))
+    if first is node:
+        return "the first of this shape"
+    done = bypass(edit.model.graph, node, first.outputs[0])
+    return None if done else "it names an output of the model"
+
+
 def _merge_transposes(match: Match, edit: Edit) -> str | None:
     first, last = (list(match.named[name].attrs.get("perm", ())) for name in ("first", "last"))
     if not first or not last:
@@ -88,6 +109,13 @@ RULES = (
         "Reshape(x, shape of x) → x",
         op("Reshape", var("x"), one_of(Const(), Var("unused"))),
         _drop_reshape,
+    ),
+    # onnxruntime's Gemms of q, k and v have a Reshape each (a static Swin behind its basic level).
+    Rule(
+        "EqualReshape",
+        "Reshape(x, s) of several → one",
+        op("Reshape", var("x"), Const()),
+        _share_reshape,
     ),
     Rule(
         "TransposeTwice",
