@@ -39,8 +39,14 @@ class Asked:
         return self.precision.rpartition("+")[2] if not self.is_float_rest else "fp32"
 
     @property
-    def is_clipped_by_entropy(self) -> bool:
-        return self.settings.get("method") == "entropy" and self.quantized == "int8"
+    def is_lossy(self) -> bool:
+        """Whether a poor result is what was asked for.
+
+        Entropy cuts off much of few samples, and one pair serves q, k and v of unlike ranges.
+        """
+        given = self.settings
+        asked = given.get("method") == "entropy" or given.get("balance") is False
+        return asked and self.quantized == "int8"
 
     @property
     def is_float_rest(self) -> bool:

@@ -226,8 +226,8 @@ def _accuracy(
             low = {level: round(d, 1) for level, d in by_level.items() if d < need}
             if low:
                 verdict.add("level loss", f"off {verdict.decibels:.1f}, {low}")
-    if asked.is_clipped_by_entropy:
-        return  # of few samples it cuts off much: that is the method
+    if asked.is_lossy:
+        return
     _floor(drawn, asked, folder, expected, verdict)
     if asked.quantized == "int8" and "off" in verdict.facts.get("levels", {}):
         for text in poor_pairs(out, drawn.feeds[:CALIBRATION]):
@@ -238,7 +238,7 @@ def _floor(drawn: Drawn, asked: Asked, folder: Path, expected: Outputs, verdict:
     if verdict.decibels is None:
         return
     if asked.precision == "fp32":
-        floor = min(OF_HALF if _is_half(drawn.proto) else EXACT, noise_of(drawn, expected) - 20)
+        floor = exact_floor(drawn, expected)
     else:
         floor = LOW_BF16 if asked.precision == "bf16" else LOW[asked.quantized]
     if verdict.decibels >= floor:
@@ -248,6 +248,11 @@ def _floor(drawn: Drawn, asked: Asked, folder: Path, expected: Outputs, verdict:
     if verdict.decibels < floor:
         kind = "wrong" if asked.precision == "fp32" else f"low {asked.precision}"
         verdict.add(kind, f"{verdict.decibels:.1f} dB, floor {floor:.1f}")
+
+
+def exact_floor(drawn: Drawn, expected: Outputs) -> float:
+    """What a model that is rewritten alone has to reach."""
+    return min(OF_HALF if _is_half(drawn.proto) else EXACT, noise_of(drawn, expected) - 20)
 
 
 def naive_decibels(drawn: Drawn, asked: Asked) -> float:
@@ -346,6 +351,6 @@ def _stripped(
     if asked.precision not in ("int8", "fp8"):
         return
     found = decibels(drawn, expected, [run(stripped, feed) for feed in unseen(drawn)])
-    floor = min(EXACT, noise_of(drawn, expected) - 20)
+    floor = exact_floor(drawn, expected)
     if found < floor:
         verdict.add("strip", f"{found:.1f} dB, floor {floor:.0f}")

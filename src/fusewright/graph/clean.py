@@ -23,6 +23,8 @@ from fusewright.graph.workspace import Workspace
 
 _IN_ONE_FILE = 1 << 30
 _INLINED = "_inlfunc_"
+# What its MatMulAddFusion stores beside each Gemm that it makes, whatever there is of that name.
+_FUSED = ("gemm_input_shape", "gemm_output_shape")
 # Everything at the basic level that merges operators, moves transposes, or touches Q/DQ.
 LEFT_OUT = (
     "ConstantSharing",
@@ -132,7 +134,7 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
         raise
     proto = onnx.load(str(written), load_external_data=not keeps)
     remove_inserted_casts(proto, workspace.folder)
-    _rename_inlined(proto.graph)
+    _rename_taken(proto.graph)
     _cut_activations(proto.graph)
     used = {n.domain for n in with_inner(proto.graph.node)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]
@@ -141,17 +143,22 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
     return proto
 
 
-def _rename_inlined(graph: onnx.GraphProto) -> None:
-    """Gives other names to what onnxruntime wrote out of operators it has no kernel for, in place.
+def _rename_taken(graph: onnx.GraphProto) -> None:
+    """Gives other names to what onnxruntime takes the same names for again, in place.
 
-    It takes the same names again when it loads a model with such an operator: where one is left
-    written out beside one that was put back (GroupNormalization), they would clash.
+    Those are of what it wrote out of operators it has no kernel for: where one is left written out
+    beside one that was put back (GroupNormalization), they would clash. And of the shapes in a
+    file that it fused MatMul and Add in: where they are MatMul and Add again, it does not load.
     """
-    if not any(name.startswith(_INLINED) for n in with_inner(graph.node) for name in n.output):
+    written = {name for n in with_inner(graph.node) for name in n.output}
+    stored = {tensor.name for tensor in graph.initializer} - {v.name for v in graph.output}
+    fused = {name: f"stored_{name}" for name in stored if name.startswith(_FUSED)}
+    if not fused and not any(name.startswith(_INLINED) for name in written):
         return
 
     def rename(name: str) -> str:
-        return name.replace(_INLINED, "inlined_", 1) if name.startswith(_INLINED) else name
+        other = name.replace(_INLINED, "inlined_", 1) if name.startswith(_INLINED) else name
+        return fused.get(name, other)
 
     for inner in _with_subgraphs(graph):
         for node in inner.node:

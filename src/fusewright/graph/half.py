@@ -113,6 +113,26 @@ def _types(values: Iterable[onnx.ValueInfoProto]) -> list[int]:
     return [value.type.tensor_type.elem_type for value in values]
 
 
+def keep_own_casts(proto: onnx.ModelProto) -> None:
+    """Gives other names to the Casts in a file that onnxruntime wrote, in place.
+
+    They are the file's own: what is inserted later goes by these names.
+    """
+    graph = proto.graph
+    fixed = {value.name for value in (*graph.input, *graph.output)}
+
+    def rename(name: str) -> str:
+        return f"own_{name}" if _is_inserted(name) and name not in fixed else name
+
+    for node in graph.node:
+        node.input[:] = map(rename, node.input)
+        node.output[:] = map(rename, node.output)
+    for tensor in graph.initializer:
+        tensor.name = rename(tensor.name)
+    for value in graph.value_info:
+        value.name = rename(value.name)
+
+
 def remove_inserted_casts(proto: onnx.ModelProto, folder: Path) -> None:
     """Takes the Casts that onnxruntime put around float16 kernels out again, in place.
 

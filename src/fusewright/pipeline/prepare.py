@@ -12,7 +12,7 @@ from fusewright.errors import ModelError
 from fusewright.graph.clean import clean, clean_again
 from fusewright.graph.convert import to_model, to_proto
 from fusewright.graph.fold_shapes import computes_shapes, fold_shapes
-from fusewright.graph.half import has_half_bodies, written_out
+from fusewright.graph.half import has_half_bodies, keep_own_casts, written_out
 from fusewright.graph.light import is_small_external, with_weights, without_weights
 from fusewright.graph.load import Source, inline_functions, load_weights
 from fusewright.graph.model import Model
@@ -278,6 +278,7 @@ def in_float32(source: Source) -> Source:
         return source
     proto = plain(source)
     widen(proto)
+    keep_own_casts(proto)
     return replace(source, proto=proto, on_disk=False, holds_weights=True)
 
 

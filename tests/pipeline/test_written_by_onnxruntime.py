@@ -1,0 +1,64 @@
+"""Files that onnxruntime's own optimizer wrote before us: it takes the same names again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from building import Net
+
+from fusewright import RandomSamples, optimize
+
+LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
+
+
+def _session(path: Path, level: str, written: Path | None = None) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    if written is not None:
+        options.optimized_model_filepath = str(written)
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _rewritten(proto: onnx.ModelProto, folder: Path, level: str = "ORT_ENABLE_BASIC") -> Path:
+    onnx.save(proto, folder / "exported.onnx")
+    path = folder / "m.onnx"
+    _session(folder / "exported.onnx", level, path)
+    return path
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8+fp16", "int4"])
+def test_its_shapes_of_a_gemm_are_in_nobodys_way(precision: str, tmp_path: Path) -> None:
+    """MatMul + Add on tokens become Reshape, Gemm, Reshape, which we write as MatMul + Add."""
+    net = Net()
+    x = net.input("x", 2, 5, 8)
+    # It fuses no Einsum; here that becomes MatMul + Add, which it fuses when it opens the result.
+    y = net.op("Add", net.op("Einsum", x, net.draw(8, 6), equation="...i,io->...o"), net.draw(6))
+    # QuickGelu there, whose shape no one infers: the Reshape behind it stays.
+    y = net.op("Mul", y, net.op("Sigmoid", net.op("Mul", y, 1.702)))
+    y = net.op("Add", net.op("MatMul", y, net.draw(6, 8)), net.draw(8))
+    path = _rewritten(net.proto(y), tmp_path, "ORT_ENABLE_EXTENDED")
+    stored = {tensor.name for tensor in onnx.load(path).graph.initializer}
+    assert any(name.startswith("gemm_input_shape") for name in stored)
+    out = tmp_path / "o.onnx"
+    optimize(path, out, RandomSamples(2), precision=precision, strict=True)
+    feed = {"x": np.ones((2, 5, 8), np.float32)}
+    found = [_session(out, level).run(None, feed)[0] for level in LEVELS]
+    assert all(np.allclose(one, found[0], rtol=0.05, atol=0.05) for one in found)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8+fp16"])
+def test_its_casts_around_float16_kernels_are_the_files_own(precision: str, tmp_path: Path) -> None:
+    net = Net()
+    half = np.float16
+    x = net.input("x", 2, 4, 8, 8, dtype=half)
+    y = net.op("Relu", net.conv(x, 8, 4, dtype=half))
+    path = _rewritten(net.proto(net.conv(y, 4, 8, dtype=half)), tmp_path)
+    names = [name for node in onnx.load(path).graph.node for name in node.output]
+    assert any(name.startswith("InsertedPrecisionFreeCast_") for name in names)
+    result = optimize(path, None, RandomSamples(2), precision=precision, strict=True)
+    assert [g.kind for g in result.plan.groups] == ["ConvBNAct", "ConvBN"]
