@@ -39,6 +39,17 @@ def _convs(
     return _ending(net, x)
 
 
+def _behind_reshape() -> Net:
+    """A pair in front of a Reshape (MiniFASNet), a Linear with dead channels behind."""
+    net = Net()
+    x = net.op("Relu", net.conv(net.input("x", 1, 8, 4, 4), 8, 8))
+    x = net.op("Reshape", x, [1, 128])
+    weight = net.stored[net.draw(128, 64)]
+    weight[:, ::3] *= 1e-9
+    x = net.op("Add", net.op("MatMul", x, weight), net.positive(64))
+    return _ending(net, net.op("MatMul", x, net.draw(64, 64)))
+
+
 def _linears(opset: int = 17, channels: float = 1.0, narrow: float = 1.0, act: str = "") -> Net:
     net = Net(opset)
     x = net.op("Mul", net.input("x", *_shape(4, 64)), narrow)
@@ -87,6 +98,7 @@ _KINDS: list[tuple[str, Callable[[], Net], tuple[str, ...]]] = [
     ("dead Linear", lambda: _linears(channels=1e-9), ("int8", "int8+fp16", "fp8+fp16")),
     ("dead Linear, Relu", lambda: _linears(channels=1e-9, act="Relu"), ("int8", "int8+fp16")),
     ("narrow Linear", lambda: _linears(narrow=1e-3), ("int8", "int8+fp16")),
+    ("dead, Reshape", _behind_reshape, ("int8", "int8+fp16")),
     ("Linear", lambda: _linears(act="Tanh"), ("int8+fp16", "int4", "int4+fp16", "fp8+fp16")),
     ("Clip", _clipped, ("fp8", "fp8+fp16")),
     ("Relu", lambda: _clipped(op="Conv"), ("fp8", "fp8+fp16", "int8", "int8+fp16")),

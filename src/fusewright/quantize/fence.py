@@ -127,13 +127,21 @@ def _loses_bias(node: gs.Node) -> bool:
     heavy = producer(_summed(node)) if node.op == "Add" else node
     if bias is None or heavy is None:
         return False
-    pairs = [producer(tensor) for tensor in heavy.inputs[:2]]
+    pairs = [_behind_movers(tensor) for tensor in heavy.inputs[:2]]
     if any(pair is None or pair.op != DEQUANTIZE for pair in pairs):
         return False
     scales = [pair.inputs[1] for pair in pairs if pair is not None]
     if not all(is_constant(scale) for scale in scales):
         return False
     return _overflows(peek(scales[0]), peek(scales[1]), peek(bias))
+
+
+def _behind_movers(tensor: gs.Tensor) -> gs.Node | None:
+    """What makes a tensor: onnxruntime moves a pair down to what reads it, too."""
+    node = producer(tensor)
+    while node is not None and node.op in _MOVERS:
+        node = producer(node.inputs[0])
+    return node
 
 
 def _bias(node: gs.Node) -> gs.Constant | None:
