@@ -129,7 +129,10 @@ def _built(
         except OutputError as error:
             raise OutputError(f"{out}: {error}") from error
         except RefusedNodes as error:
-            raise _with_origin(error, source.proto) from error
+            told = _with_origin(error, source.proto)
+            if told is None:
+                raise
+            raise told from error
         seconds = time.perf_counter() - start
         plan = describe(parse_kernels(answer.kernels), Outline(source.proto))
         report = EngineReport(
@@ -153,11 +156,11 @@ def _built(
     return report
 
 
-def _with_origin(error: RefusedNodes, model: onnx.ModelProto) -> RefusedNodes:
-    """The same, with where operators come from that onnxruntime alone has."""
+def _with_origin(error: RefusedNodes, model: onnx.ModelProto) -> RefusedNodes | None:
+    """The same, with where operators come from that onnxruntime alone has; None: there is none."""
     fused = {node.op_type for node in with_inner(model.graph.node) if node.domain == FUSED}
     if not fused:
-        return error
+        return None
     told = RefusedNodes(
         f"{error}; {', '.join(sorted(fused))} of '{FUSED}' were written by onnxruntime's optimizer:"
         " give the file from before it, or what `fusewright optimize` makes of this one"
