@@ -132,7 +132,7 @@ def test_other_channels_and_types_are_refused() -> None:
         observer.update(np.ones((2, 3), np.int64), "t")
     with pytest.raises(DataError, match="keep 0 and 5 rows"):
         observer.merge(ChannelObserver(5))
-    with pytest.raises(DataError, match="empty on every sample"):
+    with pytest.raises(DataError, match="never seen"):
         _ = ChannelObserver().maxima
     with pytest.raises(DataError, match="not the state"):
         ChannelObserver.from_state({"limit": 1})
@@ -141,6 +141,7 @@ def test_other_channels_and_types_are_refused() -> None:
 def test_an_empty_tensor_is_passed_over() -> None:
     observer = ChannelObserver(3)
     observer.update(np.ones((0, 3), np.float32), "t")
+    assert observer.maxima.tolist() == [0.0, 0.0, 0.0]
     observer.update(np.ones((2, 3), np.float16), "t")
     assert observer.maxima.tolist() == [1.0, 1.0, 1.0]
     assert observer.maxima.dtype == np.float32

@@ -74,6 +74,7 @@ class ChannelObserver:
     def __init__(self, rows: int = 0) -> None:
         """Has seen nothing yet; `rows` are kept of each half."""
         self.limit = rows
+        self._channels: int | None = None
         self._parts: dict[int, Half] = {}
         self._least: tuple[int, Half] | None = None
 
@@ -107,13 +108,15 @@ class ChannelObserver:
 
     @property
     def maxima(self) -> np.ndarray:
-        """max|x| of each channel, float32 [channels].
+        """max|x| of each channel, float32 [channels]; zeros where the tensor was always empty.
 
         Raises:
-            DataError: no value was seen.
+            DataError: it was never seen.
         """
         if not self._all:
-            raise DataError("the tensor was empty on every sample")
+            if self._channels is None:
+                raise DataError("the tensor was never seen")
+            return np.zeros(self._channels, np.float32)
         return np.asarray(np.max([part.maxima for part in self._all], axis=0))
 
     def update(self, array: np.ndarray, name: str = "tensor") -> None:
@@ -124,6 +127,7 @@ class ChannelObserver:
         """
         if array.dtype.kind != "f" or not array.ndim:
             raise DataError(f"tensor {name!r} is {array.dtype} of rank {array.ndim}")
+        self._channels = array.shape[-1]
         if not array.size:
             return
         rows = np.ascontiguousarray(array, np.float32).reshape(-1, array.shape[-1])

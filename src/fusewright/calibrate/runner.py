@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,15 +76,24 @@ class Observations:
             observer.merge(other.observers[site])
         self.samples += other.samples
 
+    @property
+    def empty(self) -> list[str]:
+        """The sites whose tensors never held a value."""
+        return [site for site, observer in self.observers.items() if not observer.count]
+
+    def without(self, sites: Collection[str]) -> Observations:
+        """The same, of all other sites."""
+        kept = {site: seen for site, seen in self.observers.items() if site not in sites}
+        return Observations(kept, self.samples)
+
     def ranges(self, options: CalibrationOptions) -> Ranges:
         """Applies the method to every site.
 
         Raises:
             DataError: a site's tensors never held a value.
         """
-        for site, observer in self.observers.items():
-            if not observer.count:
-                raise DataError(f"site {site!r}: its tensors were empty on every sample")
+        for site in self.empty:
+            raise DataError(f"site {site!r}: its tensors were empty on every sample")
         sites = {
             site: Range(
                 threshold(seen, options.method_of(site), options.percentile),

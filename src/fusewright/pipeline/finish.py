@@ -42,7 +42,10 @@ from fusewright.quantize.int4.sites import Int4Site
 from fusewright.quantize.placement import Placement, place
 from fusewright.quantize.probabilities import Loss
 from fusewright.quantize.residual import stream_tensors
+from fusewright.quantize.unseen import leave_unseen
 from fusewright.verify import Comparison
+
+_NAMED = 3  # groups in a note
 
 
 def finish(
@@ -133,7 +136,7 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
         proven = side.submit(prove) if job.proof.deferred else None
         half = searched = None
         if seen is not None:
-            placement = _fit_steps(plan, seen, placement)
+            placement, seen = _settle_ranges(plan, seen, placement)
             round_int4(plan, rewritten.in_four_bits, job)
             if judge is not None:
                 placement, seen, searched = search(plan, groups, seen, job, judge, target)
@@ -187,12 +190,21 @@ class _Rewritten:
         return core_notes(plan, self.losses, self.floated)
 
 
-def _fit_steps(plan: Plan, seen: Seen, placement: Placement) -> Placement:
-    """The placement, with steps of probabilities that hold what all samples showed."""
-    if not seen.probabilities:
-        return placement
+def _settle_ranges(plan: Plan, seen: Seen, placement: Placement) -> tuple[Placement, Seen]:
+    """Fits steps of probabilities to all samples, and leaves float what none of them shows."""
+    left = leave_unseen(plan, seen.empty)
+    if left:
+        names = ", ".join(f"'{group.name}'" for group in left[:_NAMED])
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        plan.model.notes.append(
+            f"{names}{more}: {left[0].reason}, so that it stays float; calibrate on samples that"
+            " reach it"
+        )
     fit_steps(plan, seen.probabilities)
-    return place(plan, plan.residual or ())
+    if not left and not seen.probabilities:
+        return placement, seen
+    fewer = place(plan, plan.residual or ())
+    return fewer, seen.placed(fewer, placement)
 
 
 def _rewrite(plan: Plan, job: Job) -> _Rewritten:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 
 import onnx_graphsurgeon as gs
@@ -21,7 +21,7 @@ from fusewright.quantize.fence import fence, has_pairs
 from fusewright.quantize.insert import insert_qdq
 from fusewright.quantize.lint import lint
 from fusewright.quantize.placement import Placement, place
-from fusewright.quantize.relent import relent, renamed_scales
+from fusewright.quantize.relent import relent
 from fusewright.quantize.tied import share_tables
 from fusewright.target import FORMATS
 
@@ -68,7 +68,7 @@ def set_types(plan: Plan, placement: Placement, seen: Seen, job: Job) -> Typed:
         before.restore()
         _tell(given_up, plan, job)
         fewer = place(plan, plan.residual or ())
-        seen, placement = _for(fewer, seen, placement), fewer
+        seen, placement = seen.placed(fewer, placement), fewer
     _note(half, job)
     _keep_from_optimizer(graph, job)
     return Typed(placement, seen, half)
@@ -108,15 +108,6 @@ def _set_half(plan: Plan, tensors: TensorRanges, job: Job) -> HalfPlan:
     half = plan_half(plan.model.graph, tensors, job.options.formats.rest, options)
     apply_half(plan.model.graph, half, job.workspace)
     return half
-
-
-def _for(fewer: Placement, seen: Seen, placement: Placement) -> Seen:
-    """What was seen, by the scales of a placement with fewer pairs than the one watched for."""
-    if seen.ranges is None:
-        return seen
-    known = renamed_scales(fewer, placement)
-    sites = {scale: seen.ranges.sites[old] for scale, old in known.items()}
-    return replace(seen, ranges=replace(seen.ranges, sites=sites))
 
 
 def _tell(groups: Sequence[Group], plan: Plan, job: Job) -> None:

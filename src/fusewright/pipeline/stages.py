@@ -33,6 +33,7 @@ from fusewright.precision.twin import rounding_twin
 from fusewright.quantize.cores import finer_cores
 from fusewright.quantize.placement import Placement
 from fusewright.quantize.probabilities import watch_largest
+from fusewright.quantize.relent import renamed_scales
 from fusewright.search import observed
 from fusewright.verify import Comparison
 from fusewright.verify.blockwise import with_emulated_blocks
@@ -101,6 +102,7 @@ class Seen:
         parts: every tensor that some placement may observe, by itself, where one is searched for.
         probabilities: name of each attention whose steps rest on it → its largest probability.
         notes: samples that are far larger than the others.
+        empty: tensors to be observed that held no value on any sample.
     """
 
     ranges: Ranges | None
@@ -109,6 +111,15 @@ class Seen:
     parts: Observations | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    empty: frozenset[str] = frozenset()
+
+    def placed(self, fewer: Placement, placement: Placement) -> Seen:
+        """The same by the scales of a placement with fewer pairs than the one watched for."""
+        if self.ranges is None:
+            return self
+        known = renamed_scales(fewer, placement)
+        sites = {scale: self.ranges.sites[old] for scale, old in known.items()}
+        return replace(self, ranges=replace(self.ranges, sites=sites))
 
 
 def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
@@ -149,11 +160,22 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
                 progress=lambda done: job.trace.watcher.samples(done, expected),
             )
         details.append(f"{len(sites)} scales, {seen.samples} samples")
-        ranges = seen.ranges(options) if placement.activations and not searches else None
+        empty = {name: sites[name] for name in seen.empty}
+        ranges = None
+        if placement.activations and not searches:
+            ranges = seen.without(empty).ranges(options)
         tensors = None if probe is None else probe.ranges(seen.samples)
     found = {group: peaks[name].maximum for group, name in largest.items()}
     notes = tuple(loud_notes(inputs, job.samples))
-    return Seen(ranges, tensors, seen.samples, seen if searches else None, found, notes)
+    return Seen(
+        ranges,
+        tensors,
+        seen.samples,
+        seen if searches else None,
+        found,
+        notes,
+        frozenset(name for names in empty.values() for name in names),
+    )
 
 
 def flat_model(plan: Plan, job: Job, wanted: Iterable[str], name: str = "flat") -> Path:
