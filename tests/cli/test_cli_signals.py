@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from fusewright.cli.edge import Stopped, _stop_behind
+
 FUSEWRIGHT = [sys.executable, "-m", "fusewright"]
 
 
@@ -80,3 +82,12 @@ def test_a_reader_that_goes_away_is_no_traceback(digits):
     os.close(write)
     assert process.returncode == 1
     assert "Traceback" not in process.stderr and "Exception" not in process.stderr
+
+
+def test_a_chain_of_errors_that_comes_back_to_itself_ends() -> None:
+    """As the build of a damaged file once raised it: the cause of each is the other."""
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    assert _stop_behind(first) is None
+    second.__cause__ = Stopped(signal.SIGTERM)
+    assert _stop_behind(first) is second.__cause__

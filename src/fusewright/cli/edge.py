@@ -62,9 +62,12 @@ def _invoke(arguments: list[str]) -> int:
 def _stop_behind(error: BaseException) -> Stopped | None:
     """The signal behind an error: one that comes while a C++ module loads is an ImportError."""
     seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, Stopped):
+    met: set[int] = set()
+    # A chain of causes and contexts may come back to itself.
+    while seen is not None and not isinstance(seen, Stopped) and id(seen) not in met:
+        met.add(id(seen))
         seen = seen.__cause__ or seen.__context__
-    return seen
+    return seen if isinstance(seen, Stopped) else None
 
 
 def _told(error: Exception) -> tuple[str, int]:
