@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -132,15 +133,23 @@ def _apart(one: np.ndarray, other: np.ndarray) -> float:
     ],
 )
 def test_every_level(net: Callable[[], Net], precision: str, tmp_path: Path) -> None:
-    proto = net().proto("end_y")
+    _same_at_every_level(net(), tmp_path, precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8+fp16"])
+def test_one_scale_of_a_whole_weight(precision: str, tmp_path: Path) -> None:
+    net = _moved(23, "RMSNormalization")
+    _same_at_every_level(net, tmp_path, precision=precision, per_tensor_weights=True)
+
+
+def _same_at_every_level(net: Net, tmp_path: Path, **options: Any) -> None:
+    proto = net.proto("end_y")
     shape = [d.dim_value for d in proto.graph.input[0].type.tensor_type.shape.dim]
     random = np.random.default_rng(0)
     data = [{"x": random.standard_normal(shape).astype(np.float32)} for _ in range(_SAMPLES)]
     onnx.save(proto, tmp_path / "net.onnx")
     out = tmp_path / "out.onnx"
-    result = fusewright.optimize(
-        tmp_path / "net.onnx", out, calibration=data, precision=precision, smooth="off"
-    )
+    result = fusewright.optimize(tmp_path / "net.onnx", out, data, smooth="off", **options)
     assert any(group.is_quantized for group in result.plan.groups)
     (expected,) = run(proto, data[0])
     plain = _apart(expected, _run(out, "ORT_DISABLE_ALL", data[0]))

@@ -89,3 +89,19 @@ def test_linears_with_half_scales_count_axes_from_the_end(tmp_path: Path) -> Non
         result = fusewright.optimize(tmp_path / "net.onnx", calibration=data, precision=precision)
         nodes = gs.import_onnx(result.model).nodes
         assert {node.attrs["axis"] for node in nodes if "axis" in node.attrs} == axes
+
+
+def test_one_scale_of_a_half_weight_is_a_list(tmp_path: Path) -> None:
+    net = Net()
+    x = net.op("Tanh", net.op("MatMul", net.input("x", 4, 64), net.draw(64, 64)))
+    onnx.save(net.proto(net.op("MatMul", x, net.draw(64, 64))), tmp_path / "net.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)}
+    for precision, shapes in {"int8": {((), ())}, "int8+fp16": {((1,), (1,))}}.items():
+        result = fusewright.optimize(
+            tmp_path / "net.onnx", calibration=data, precision=precision, per_tensor_weights=True
+        )
+        nodes = gs.import_onnx(result.model).nodes
+        weights = [n for n in nodes if n.op == QUANTIZE and isinstance(n.inputs[0], gs.Constant)]
+        pairs = [pair for node in weights for pair in (node, node.o())]
+        assert {tuple(tuple(t.shape) for t in n.inputs[1:]) for n in pairs} == shapes
+        assert len(weights) == 2

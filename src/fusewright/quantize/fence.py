@@ -15,7 +15,7 @@ result, or an error, where TensorRT builds the same kernels from either form:
 
 A Sum of one input, which computes nothing, hides from the first three the quantizer that they look
 for behind Conv, Relu or Clip, and from the fourth what reads a pair. MatMulNBits only knows axes
-that count from the front.
+that count from the front, and one scale of a whole weight as a scalar, not as a list of one.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def fence(graph: gs.Graph) -> list[str]:
     """
     if any(t.dtype == ml_dtypes.bfloat16 for node in graph.nodes for t in node.outputs):
         return []
-    _count_axes_from_the_end(graph)
     outputs = frozenset(id(tensor) for tensor in graph.outputs)
     names = Names(graph)
+    _respell_half_linears(graph, names)
     sums = [
         _passing(quantize.inputs[0], [quantize], names)
         for quantize in graph.nodes
@@ -169,20 +169,31 @@ def _overflows(of_input: np.ndarray, of_weight: np.ndarray, bias: np.ndarray) ->
         return bool((np.abs(bias.astype(np.float64).reshape(-1)) / step > most).any())
 
 
-def _count_axes_from_the_end(graph: gs.Graph) -> None:
+def _respell_half_linears(graph: gs.Graph, names: Names) -> None:
+    """Axes that count from the end, and scales of a whole weight as lists of one."""
+    lists: dict[int, gs.Constant] = {}
     for node in graph.nodes:
         if node.op != DEQUANTIZE or not _is_of_half_linear(node):
             continue
         maker = producer(node.inputs[0])
         for pair in (node, maker):
-            if pair is not None and pair.attrs.get("axis", -1) >= 0:
+            if pair is None:
+                continue
+            if pair.attrs.get("axis", -1) >= 0:
                 pair.attrs["axis"] -= 2
+            for i, told in enumerate(pair.inputs[1:], 1):
+                if is_constant(told) and not told.shape:
+                    pair.inputs[i] = lists.setdefault(id(told), _list_of_one(told, names))
+
+
+def _list_of_one(told: gs.Constant, names: Names) -> gs.Constant:
+    return gs.Constant(names.fresh(f"{told.name}_1"), peek(told).reshape(1))
 
 
 def _is_of_half_linear(dequantize: gs.Node) -> bool:
     stored = dequantize.inputs[0]
     maker = producer(stored)
     weight = stored if maker is None else maker.inputs[0]
-    if not is_constant(weight) or len(weight.shape) != 2 or "axis" not in dequantize.attrs:
+    if not is_constant(weight) or len(weight.shape) != 2:
         return False
     return _format(dequantize) in (INT8, INT4) and dequantize.inputs[1].dtype == np.float16
