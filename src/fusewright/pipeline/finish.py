@@ -37,6 +37,7 @@ from fusewright.pipeline.stages import (
 from fusewright.pipeline.trace import peak_memory
 from fusewright.plan.file import write_plan
 from fusewright.plan.plan import OFF, Plan, Smooth
+from fusewright.quantize.coarse_angles import leave_coarse_angles, thresholds_of
 from fusewright.quantize.cores import core_notes, fit_steps, settle_cores
 from fusewright.quantize.int4.sites import Int4Site
 from fusewright.quantize.placement import Placement, place
@@ -191,7 +192,7 @@ class _Rewritten:
 
 
 def _settle_ranges(plan: Plan, seen: Seen, placement: Placement) -> tuple[Placement, Seen]:
-    """Fits steps of probabilities to all samples, and leaves float what none of them shows."""
+    """Fits steps of probabilities to all samples; what these do not show, or spoil, stays float."""
     left = leave_unseen(plan, seen.empty)
     if left:
         names = ", ".join(f"'{group.name}'" for group in left[:_NAMED])
@@ -200,6 +201,8 @@ def _settle_ranges(plan: Plan, seen: Seen, placement: Placement) -> tuple[Placem
             f"{names}{more}: {left[0].reason}, so that it stays float; calibrate on samples that"
             " reach it"
         )
+    if seen.ranges is not None:
+        left += leave_coarse_angles(plan, thresholds_of(placement, seen.ranges))
     fit_steps(plan, seen.probabilities)
     if not left and not seen.probabilities:
         return placement, seen

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -40,28 +41,39 @@ class Angles:
 
     Attributes:
         function: the node that it is the argument of.
-        periods: how many of the function's periods inputs of about 1 reach.
+        periods: how many of the function's periods inputs of that size reach.
+        size: of its inputs; 1 where it is not known.
     """
 
     function: gs.Node
     periods: float
+    size: float = 1.0
 
 
-def find_angles(graph: gs.Graph, opset: int) -> dict[int, Angles]:
+def find_angles(
+    graph: gs.Graph, opset: int, sizes: Mapping[str, float] = MappingProxyType({})
+) -> dict[int, Angles]:
     """`id` of each heavy operator whose result is an angle, through pointwise and layout operators.
 
     Of several functions, the one of most periods. Where they are more than one, what makes the
     operands is as much at fault, up to a norm.
+
+    Args:
+        graph: flat and normalized.
+        opset: of the graph.
+        sizes: tensor name → how large it is, where that is known; what is computed is about 1
+            else.
     """
     found: dict[int, Angles] = {}
     for node in graph.nodes:
         period = _period(node)
         if period is None or _is_damped(node):
             continue
-        for maker, periods in _makers(node.inputs[0], period, opset):
+        for maker, periods in _makers(node.inputs[0], period, opset, sizes):
             known = found.get(id(maker))
             if known is None or known.periods < periods:
-                found[id(maker)] = Angles(node, periods)
+                size = max(sizes.get(t.name, 1.0) for t in maker.inputs[:2])
+                found[id(maker)] = Angles(node, periods, size)
     return found
 
 
@@ -82,8 +94,8 @@ def spoiled_angles(layer: gs.Node, angles: Mapping[int, Angles], decision: str) 
     if made.periods <= _MOST.get(decision, _OF_FOUR_BITS):
         return None
     return (
-        f"makes the argument of {name}, {made.periods:.3g} periods for inputs of 1: {title} would"
-        " lose them"
+        f"makes the argument of {name}, {made.periods:.3g} periods for inputs of {made.size:.3g}:"
+        f" {title} would lose them"
     )
 
 
@@ -99,7 +111,9 @@ def _period(node: gs.Node) -> float | None:
     return _PERIODS.get(node.op)
 
 
-def _makers(tensor: gs.Tensor, period: float, opset: int) -> Iterator[tuple[gs.Node, float]]:
+def _makers(
+    tensor: gs.Tensor, period: float, opset: int, sizes: Mapping[str, float]
+) -> Iterator[tuple[gs.Node, float]]:
     """The heavy operators that a tensor comes from, with the periods that each makes."""
     factors: dict[int, float] = {}
     # Behind the layer that makes the angles, an error counts by its share of the value.
@@ -113,7 +127,7 @@ def _makers(tensor: gs.Tensor, period: float, opset: int) -> Iterator[tuple[gs.N
         if node.op in CONTRACTIONS:
             periods = inherited
             if periods is None:
-                periods = factor * _reach(node, opset) / abs(period)
+                periods = factor * _reach(node, opset, sizes) / abs(period)
             yield node, periods
             if periods > 1:
                 waiting += [(t, factor, periods) for t in node.inputs[:2]]
@@ -121,12 +135,13 @@ def _makers(tensor: gs.Tensor, period: float, opset: int) -> Iterator[tuple[gs.N
             waiting += [(t, factor * by, inherited) for t, by in _operands(node)]
 
 
-def _reach(layer: gs.Node, opset: int) -> float:
+def _reach(layer: gs.Node, opset: int, sizes: Mapping[str, float]) -> float:
     """How large a result inputs of about 1, or those that are known, make."""
     stored = [i for i, t in enumerate(layer.inputs[:2]) if is_constant(t)]
     if len(stored) != 1 or layer.op == "Einsum":
         return 1.0
-    return longest_vector(layer, stored[0], opset) * _picked(layer.inputs[1 - stored[0]])
+    read = layer.inputs[1 - stored[0]]
+    return longest_vector(layer, stored[0], opset) * max(sizes.get(read.name, 1.0), _picked(read))
 
 
 def _picked(tensor: gs.Tensor) -> float:
