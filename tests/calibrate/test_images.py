@@ -153,7 +153,7 @@ def test_what_no_pixel_is_divided_by(option, value):
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_mean_is_finite(value):
-    with pytest.raises(UsageError, match="image mean"):
+    with pytest.raises(UsageError, match=f"image mean 0.5,{value:g},0.5: each is a finite number"):
         ImageOptions(mean=(0.5, value, 0.5))
 
 

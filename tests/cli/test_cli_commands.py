@@ -149,6 +149,7 @@ def test_optimize_reports_the_half_rest(cli, digits, calib, tmp_path):
     assert "measured on an FP32 twin that rounds to FP16 after each op: onnxruntime's CPU" in text
     trace = cli(*common, "-v").err
     assert "precision  note    fp32  input_QuantizeLinear  spares a Cast" in trace
+    assert f"Accuracy against {digits} over 4 samples" in text
     plain = cli(*common, "--precision", "int8").out
     assert "Accuracy" in plain and "twin" not in plain and "FP16" not in plain
 
@@ -261,7 +262,7 @@ def test_compare_refuses_inputs_of_another_shape(cli, digits):
     other = digits.with_name("digits_vit.onnx")
     outcome = cli("compare", digits, other, "--random-data")
     assert outcome.code == 1 and outcome.err == (
-        f"error: {other}: its input input [batch,1,32,32] does not fit that of {digits}, input"
+        f"error: {other}: its input 'input' [batch,1,32,32] does not fit that of {digits}, 'input'"
         " [batch,1,8,8]\n"
     )
 

@@ -87,6 +87,7 @@ def test_every_cause_has_advice_that_reads_well() -> None:
         assert cause.islower() and " " not in cause
         for text in (advice.title, advice.broke, advice.mend):
             assert text and text == text.strip() and not text.endswith("."), cause
+            assert "[" not in text and "#" not in text, cause
 
 
 def _tensor(name: str, dtype: str, *shape: int) -> TensorType:

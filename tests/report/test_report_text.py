@@ -11,6 +11,7 @@ from fusewright.report.result_tables import (
     accuracy_table,
     described,
     heavy_section,
+    measured_over,
     selection_lines,
 )
 from fusewright.report.text import byte_count, counted, shorten, shorten_quoted, some_of
@@ -86,6 +87,13 @@ def test_accuracy_of_several_samples():
     assert classes == "classes – 50.00% 50.00% (sample 1) 25.00% of elements differ"
     assert same == "same – – – identical"
     assert lost == "lost – – – (sample 0) not comparable"
+
+
+def test_accuracy_says_over_how_many_samples():
+    several = (OutputError("a", 0.1, samples=(0.1, None, 0.2)), OutputError("b", 0.1))
+    assert measured_over(Comparison(several)) == " over 3 samples"
+    assert measured_over(Comparison((OutputError("a", 0.1, samples=(0.1,)),))) == " over 1 sample"
+    assert measured_over(Comparison((OutputError("a", 0.1),))) == ""
 
 
 def test_accuracy_behind_selections():

@@ -55,11 +55,15 @@ class ImageOptions:
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"image size {self.size} is not positive")
         if not self.mean or not all(map(math.isfinite, self.mean)):
-            raise UsageError(f"image mean {self.mean} holds what is no finite number, or no value")
+            raise UsageError(f"image mean {_listed(self.mean)}: each is a finite number")
         if not self.std or not all(0 < std < math.inf for std in self.std):
-            raise UsageError(f"image std {self.std} holds what is no positive number, or no value")
+            raise UsageError(f"image std {_listed(self.std)}: each is a positive number")
         if not 0 < self.scale < math.inf:
             raise UsageError(f"image scale {self.scale} is no positive number")
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values) or "without a value"
 
 
 def image_blocks(files: list[Path], spec: TensorSpec, options: ImageOptions) -> Iterator[Block]:

@@ -65,9 +65,15 @@ class RandomSamples:
             else:
                 raise DataError(
                     f"input {spec.name!r}: axis {axis} ({dim or '?'}) is dynamic: random data "
-                    f"needs a shape (--shapes {spec.name}:1x3x224x224)"
+                    f"needs a shape (--shapes {spec.name}:{_example(spec.shape)})"
                 )
         return tuple(dims)
+
+
+def _example(shape: Sequence[int | str | None]) -> str:
+    """A shape of the same rank: its fixed sizes, and 1 and 64 for open ones."""
+    fixed = (dim if isinstance(dim, int) and dim > 0 else None for dim in shape)
+    return "x".join(str(dim or (64 if axis else 1)) for axis, dim in enumerate(fixed))
 
 
 def _overridden(spec: TensorSpec, given: tuple[int, ...]) -> tuple[int, ...]:

@@ -54,7 +54,7 @@ def compare(
     from fusewright.graph.load import read_source
     from fusewright.pipeline import compare as run
     from fusewright.pipeline.inspection import needs_twin
-    from fusewright.report.result_tables import accuracy_table, selection_lines
+    from fusewright.report.result_tables import accuracy_table, measured_over, selection_lines
     from fusewright.report.text import section
 
     terminal = Terminal(quiet=quiet)
@@ -69,7 +69,7 @@ def compare(
     if json_flag:
         terminal.data(json_text(_plain(first, second, comparison)))
     else:
-        title = f"{second} against {first}"
+        title = f"{second} against {first}{measured_over(comparison)}"
         twin = [_TWIN] * needs_twin(read_source(first), read_source(second))
         table = accuracy_table(comparison, terminal.width - 2)
         terminal.show(section(title, table, *selection_lines(comparison), *twin))

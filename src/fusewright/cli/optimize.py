@@ -293,7 +293,7 @@ def _closing(terminal: Terminal, result: Result, settings: dict[str, Any]) -> Se
     if smoothing:
         parts += section("SmoothQuant", *smoothing)
     if result.accuracy is not None:
-        title = f"Accuracy against {result.plan.model.path}"
+        title = f"Accuracy against {result.plan.model.path}{tables.measured_over(result.accuracy)}"
         table = tables.accuracy_table(result.accuracy, width)
         said = (*tables.selection_lines(result.accuracy), *measured_on(result.half, result.plan))
         parts += section(title, table, *said)

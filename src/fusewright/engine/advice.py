@@ -1,7 +1,6 @@
 """What can keep an engine from the plan that was hoped for, and what mends it: one table.
 
-Rows marked [L] were seen in plans of TensorRT-RTX 1.7.1; the others cite NVIDIA's documents or
-public issues (`#n` is NVIDIA/TensorRT).
+Rows that cite no document and no public issue were seen in plans of TensorRT-RTX 1.7.1.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ ADVICE = {
     "does-not-commute": Advice(
         "a pair behind an op that cannot take it in",
         "average pooling, Resize and the like compute in float and are requantized after; a Q/DQ"
-        " cannot be moved through them [L]",
+        " cannot be moved through them",
         "quantizing in front of the op does not help; leave its consumers in float if they are"
         " small (--exclude), or pool with a conv (--pool-head)",
     ),
     "concat-scales": Advice(
         "inputs of a Concat are requantized",
-        "the inputs of a Concat have different scales, so each is rescaled into the common one [L]",
+        "the inputs of a Concat have different scales, so each is rescaled into the common one",
         "give all inputs of the Concat one scale; fusewright optimize does",
     ),
     "shared-in-float": Advice(
@@ -64,13 +63,13 @@ ADVICE = {
     ),
     "weight-dequantized": Advice(
         "a weight is dequantized by a kernel of its own",
-        "the weight is quantized and what it meets is not, so it is expanded at run time [L]",
+        "the weight is quantized and what it meets is not, so it is expanded at run time",
         "quantize the layer's input too, or leave the weight in float",
     ),
     "block-scales": Advice(
         "scales of blocks are found at run time",
         "NVFP4 and MXFP8 scale each block by what is in it: a kernel quantizes, and for NVFP4 one"
-        " brings the scales to where the GEMM reads them [L]",
+        " brings the scales to where the GEMM reads them",
         "nothing in the file; FP8 has stored scales, and its pairs fuse",
         inherent=True,
     ),
@@ -88,13 +87,13 @@ ADVICE = {
     "grouped-conv": Advice(
         "a grouped conv that cannot be quantized",
         "quantized grouped convolutions need channels per group, in and out, in multiples of 4"
-        " (TensorRT's support matrix; FP8 has none at all, #4524)",
+        " (TensorRT's support matrix; FP8 has none at all, NVIDIA/TensorRT issue 4524)",
         "leave it in float, weights included: fusewright optimize does",
     ),
     "generated": Advice(
         "a product inside a pointwise kernel",
         "at batch 1 a matrix-vector product, or a conv on a 1x1 map, is computed by a generated"
-        " kernel, not by a GEMM [L]",
+        " kernel, not by a GEMM",
         "nothing where batch 1 is meant; else build for the batch that will run",
         inherent=True,
     ),
@@ -110,7 +109,7 @@ ADVICE = {
     ),
     "attention-float": Advice(
         "attention is not fused: it is FP32",
-        "fused attention exists in FP16, BF16, INT8 and FP8, not in FP32 [L]",
+        "fused attention exists in FP16, BF16, INT8 and FP8, not in FP32",
         "optimize with --precision int8+fp16 or fp16",
     ),
     "attention-head-size": Advice(
@@ -126,17 +125,17 @@ ADVICE = {
     ),
     "attention-softmax": Advice(
         "attention is not fused: Softmax has no pair",
-        "quantized attention needs Q/DQ behind Softmax (INT8: scale 1/127, FP8: 1/448) [L]",
+        "quantized attention needs Q/DQ behind Softmax (INT8: scale 1/127, FP8: 1/448)",
         "fusewright optimize adds it; or leave the attention's inputs in float",
     ),
     "attention-output": Advice(
         "attention is not fused: its output has no pair",
-        "INT8 attention needs a QuantizeLinear behind its second product [L]",
+        "INT8 attention needs a QuantizeLinear behind its second product",
         "quantize the projection that reads it, or leave the attention in float",
     ),
     "attention-scale": Advice(
         "attention is not fused: an op between pair and product",
-        "DequantizeLinear must feed the MatMul directly; here a scale or a cast stands between [L]",
+        "DequantizeLinear must feed the MatMul directly; here a scale or a cast stands between",
         "put the scale in front of the pair, or into the projection's weights: fusewright optimize"
         " does",
     ),
@@ -182,7 +181,7 @@ ADVICE = {
     "norm-before-quantized-conv": Advice(
         "a LayerNorm in two kernels, in front of a quantized conv",
         "the quantized conv reads its input channels first and the LayerNorm works channels last:"
-        " one kernel writes float statistics, a second one the result in the other order [L]",
+        " one kernel writes float statistics, a second one the result in the other order",
         # convnext_tiny, the three downsampling convs: 125 kernels, 100.3 MB become 119 and 95.0.
         "leave that conv in float (--exclude its group), which reads channels last as it is; or"
         " --search plan",
@@ -190,13 +189,13 @@ ADVICE = {
     "norm-moved": Advice(
         "a LayerNorm in two kernels",
         "its result is moved or reduced before it is used (channels first, a window partition, a"
-        " mean): one kernel writes float statistics, a second one the result [L]",
+        " mean): one kernel writes float statistics, a second one the result",
         "nothing in the file; it is so in FP16 too",
         inherent=True,
     ),
     "split-epilogue": Advice(
         "a quantized conv or GEMM writes float and a second kernel requantizes",
-        "TensorRT-RTX plans it so ahead of time; full TensorRT requantizes in the conv itself [L]",
+        "TensorRT-RTX plans it so ahead of time; full TensorRT requantizes in the conv itself",
         "nothing in the file",
         inherent=True,
     ),

@@ -74,10 +74,10 @@ def is_dynamic(spec: TensorSpec) -> bool:
 
 
 def described(spec: TensorSpec) -> str:
-    """`name [batch,3,224,224]`, as messages show an input; `?` is a dimension without a name."""
+    """`'name' [batch,3,224,224]`, as messages show an input; `?` is a dimension without a name."""
     if spec.shape is None:
-        return f"{spec.name} (shape not declared)"
-    return f"{spec.name} [{','.join('?' if dim is None else str(dim) for dim in spec.shape)}]"
+        return f"'{spec.name}' (shape not declared)"
+    return f"'{spec.name}' [{','.join('?' if dim is None else str(dim) for dim in spec.shape)}]"
 
 
 def _batch_one(spec: TensorSpec) -> Shape:

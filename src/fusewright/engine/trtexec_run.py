@@ -43,7 +43,7 @@ def find_trtexec() -> str:
     if found is None:
         raise EngineError(
             "trtexec is not on the PATH: it comes with TensorRT's tar, deb and container packages,"
-            " not with pip; --print-trtexec prints the line to run elsewhere"
+            " not with pip; `fusewright build --print-trtexec` prints the line to run elsewhere"
         )
     return found
 

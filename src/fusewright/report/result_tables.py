@@ -79,6 +79,12 @@ def accuracy_table(comparison: Comparison, width: int) -> Table:
     return table
 
 
+def measured_over(comparison: Comparison) -> str:
+    """` over 4 samples`; nothing where the samples were not told apart."""
+    count = max((len(output.samples) for output in comparison.outputs), default=0)
+    return f" over {counted(count, 'sample')}" if count else ""
+
+
 # Behind a name in the table; what they say stands below it.
 _MARKS = {BEHIND: " *", IN_FRONT_OF: " >", SELECTED_BY: " <"}
 
