@@ -1,8 +1,9 @@
-"""Models in FP16, BF16 and FP64: the first two start in float32, and what cannot is one line."""
+"""Models in FP16 and BF16 start in float32, and what cannot is one line; FP64: test_doubles."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -39,45 +40,26 @@ def _conv(kind: int, inside: bool) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize(
-    ("kind", "inside", "culprit"),
+    ("kind", "inside", "culprit", "runs"),
     [
-        (FP64, False, "'a' of node '/stem/Conv' is FP64"),
-        (FP64, True, "'a' of node '/stem/Conv' is FP64"),
-        (BF16, False, "input 'a' is BF16"),
+        (FP64, False, "'a' of node '/stem/Conv' is FP64", [compare]),
+        (FP64, True, "'a' of node '/stem/Conv' is FP64", [compare]),
+        (BF16, False, "input 'a' is BF16", [compare, optimize]),
     ],
 )
-def test_the_tensor_is_named(kind: int, inside: bool, culprit: str, tmp_path: Path) -> None:
+def test_the_tensor_is_named(
+    kind: int, inside: bool, culprit: str, runs: list[Any], tmp_path: Path
+) -> None:
     path = tmp_path / "m.onnx"
     onnx.save(_conv(kind, inside), path)
-    for run in (
-        lambda: optimize(path, tmp_path / "out.onnx", RandomSamples(2)),
-        lambda: compare(path, path, RandomSamples(2)),
-    ):
+    for run in runs:
         with pytest.raises(FusewrightError) as caught:
-            run()
+            run(path, tmp_path / "out.onnx" if run is optimize else path, RandomSamples(2))
         said = str(caught.value)
         assert culprit in said and said.endswith(": export the model in float32")
         assert "onnxruntime's CPU" in said and "\n" not in said and "ONNXRuntimeError" not in said
         assert isinstance(caught.value, (ModelError, DataError))
     assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
-
-
-def test_a_part_in_fp64_that_onnxruntime_runs_is_taken(tmp_path: Path) -> None:
-    """Positions that are computed in FP64, as TensorFlow does."""
-    weight = numpy_helper.from_array(np.eye(4), "w")
-    nodes = [
-        helper.make_node("Cast", ["x"], ["a"], "into", to=FP64),
-        helper.make_node("MatMul", ["a", "w"], ["b"], "turn"),
-        helper.make_node("Cast", ["b"], ["y"], "back", to=FP32),
-    ]
-    ends = [helper.make_tensor_value_info(name, FP32, [2, 4]) for name in "xy"]
-    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])
-    opsets = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "m.onnx")
-    result = optimize(tmp_path / "m.onnx", tmp_path / "out.onnx", RandomSamples(2))
-    assert [group.reason for group in result.plan.groups] == [
-        "weights of type float64; INT8 here starts from float32"
-    ]
 
 
 def _net(kind: int) -> onnx.ModelProto:

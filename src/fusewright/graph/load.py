@@ -50,6 +50,8 @@ class Source:
         on_disk: whether `proto` is what the file holds; not so where Q/DQ pairs were taken out,
             sparse tensors made dense, or repeated node names made unique.
         holds_weights: whether `proto` has the values of its weights after all.
+        was_half: whether its FP16 and BF16 have become float32.
+        notes: what the user should know of how it was read.
     """
 
     path: Path
@@ -61,6 +63,8 @@ class Source:
     custom: tuple[str, ...]
     on_disk: bool = True
     holds_weights: bool = False
+    was_half: bool = False
+    notes: tuple[str, ...] = ()
 
     @property
     def interface(self) -> Interface:

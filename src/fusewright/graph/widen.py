@@ -1,96 +1,132 @@
-"""A model with FP16 or BF16 tensors, in float32: every value it stores stays exactly what it is.
+"""A model with tensors in FP16, BF16 or FP64, in float32.
 
 Quantizing, and deciding what can be half, start from float32; and onnxruntime's CPU has few kernels
-for either type. Inputs and outputs keep their types, with a Cast on the inside.
+for the other types. Of FP16 and BF16 every stored value stays exactly what it is; FP64 is rounded.
+Inputs and outputs keep their types, with a Cast on the inside.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 HALF = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+DOUBLE = frozenset({TensorProto.DOUBLE})
+Kinds = frozenset[int]
 # Attributes that hold a number of `onnx.TensorProto`.
 _TYPES = frozenset({"dtype", "output_dtype", "to"})
 
 
 def holds_half(proto: onnx.ModelProto) -> bool:
     """Whether a model computes in FP16 or BF16, somewhere: by what it stores or casts to."""
-    nodes = [n for graph in _graphs(proto.graph) for n in graph.node]
+    return _holds(proto, HALF)
+
+
+def holds_double(proto: onnx.ModelProto) -> bool:
+    """Whether a model has FP64 tensors, somewhere: by what it stores, takes, gives or casts to."""
+    return _holds(proto, DOUBLE)
+
+
+def _holds(proto: onnx.ModelProto, kinds: Kinds) -> bool:
+    nodes = [n for graph in graphs_of(proto.graph) for n in graph.node]
     nodes += [node for function in proto.functions for node in function.node]
-    stored = {t.data_type for graph in _graphs(proto.graph) for t in graph.initializer}
+    stored = {t.data_type for graph in graphs_of(proto.graph) for t in graph.initializer}
     values = {v.type.tensor_type.elem_type for v in (*proto.graph.input, *proto.graph.output)}
-    return bool(HALF & (stored | values)) or any(_says_half(node) for node in nodes)
+    return bool(kinds & (stored | values)) or any(says(node, kinds) for node in nodes)
 
 
 def widen(proto: onnx.ModelProto) -> None:
-    """Makes a model float32, in place; it has its weights in it, and no local functions."""
-    for graph in _graphs(proto.graph):
+    """Makes FP16 and BF16 float32, in place; it has its weights in it, and no local functions."""
+    _to_float32(proto, HALF)
+
+
+def narrow(proto: onnx.ModelProto) -> None:
+    """Makes FP64 float32, in place, as `widen`; what is beyond float32 becomes its largest."""
+    _to_float32(proto, DOUBLE)
+
+
+def _to_float32(proto: onnx.ModelProto, kinds: Kinds) -> None:
+    given = {v.name for v in proto.graph.output}
+    kept = [
+        TensorProto.FromString(tensor.SerializeToString())
+        for tensor in proto.graph.initializer
+        if tensor.name in given and tensor.data_type in kinds
+    ]
+    for graph in graphs_of(proto.graph):
         for tensor in graph.initializer:
-            _widen_tensor(tensor)
+            _convert_tensor(tensor, kinds)
         for value in graph.value_info:
-            _widen_type(value.type)
+            _convert_type(value.type, kinds)
         for node in graph.node:
-            _widen_node(node)
+            _convert_node(node, kinds)
         if graph is not proto.graph:
             for value in (*graph.input, *graph.output):
-                _widen_type(value.type)
-    _keep_interface(proto.graph)
+                _convert_type(value.type, kinds)
+    _keep_interface(proto.graph, kinds, kept)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs_of(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """A graph and the bodies inside it."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _graphs(inner)
+                yield from graphs_of(inner)
 
 
-def _says_half(node: onnx.NodeProto) -> bool:
+def says(node: onnx.NodeProto, kinds: Kinds) -> bool:
+    """Whether a node holds a tensor of one of these types, or names one for its result."""
     return any(
-        (a.name in _TYPES and a.i in HALF) or (a.HasField("t") and a.t.data_type in HALF)
+        (a.name in _TYPES and a.i in kinds) or (a.HasField("t") and a.t.data_type in kinds)
         for a in node.attribute
     )
 
 
-def _widen_node(node: onnx.NodeProto) -> None:
+def _convert_node(node: onnx.NodeProto, kinds: Kinds) -> None:
     for attribute in node.attribute:
         if attribute.HasField("t"):
-            _widen_tensor(attribute.t)
-        if attribute.name in _TYPES and attribute.i in HALF:
+            _convert_tensor(attribute.t, kinds)
+        if attribute.HasField("tp"):
+            _convert_type(attribute.tp, kinds)
+        if attribute.name in _TYPES and attribute.i in kinds:
             attribute.i = TensorProto.FLOAT
 
 
-def _widen_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in HALF:
-        values = numpy_helper.to_array(tensor).astype(np.float32)
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+def _convert_tensor(tensor: TensorProto, kinds: Kinds) -> None:
+    if tensor.data_type in kinds:
+        values = numpy_helper.to_array(tensor)
+        if tensor.data_type in DOUBLE:
+            # Masks hold the lowest float64, which would become -Inf, and NaN behind a product.
+            most = np.finfo(np.float32).max
+            values = np.where(np.isinf(values), values, np.clip(values, -most, most))
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), tensor.name))
 
 
-def _widen_type(kind: onnx.TypeProto) -> None:
+def _convert_type(kind: onnx.TypeProto, kinds: Kinds) -> None:
     if kind.HasField("sequence_type"):
-        _widen_type(kind.sequence_type.elem_type)
+        _convert_type(kind.sequence_type.elem_type, kinds)
     elif kind.HasField("optional_type"):
-        _widen_type(kind.optional_type.elem_type)
-    elif kind.tensor_type.elem_type in HALF:
+        _convert_type(kind.optional_type.elem_type, kinds)
+    elif kind.tensor_type.elem_type in kinds:
         kind.tensor_type.elem_type = TensorProto.FLOAT
 
 
-def _keep_interface(graph: onnx.GraphProto) -> None:
-    """Casts behind inputs, and in front of outputs, that are half."""
+def _keep_interface(graph: onnx.GraphProto, kinds: Kinds, kept: Sequence[TensorProto]) -> None:
+    """Casts behind inputs, and in front of outputs, of these types."""
     stored = {tensor.name for tensor in graph.initializer}
-    fed = {v.name: v for v in graph.input if v.type.tensor_type.elem_type in HALF}
+    fed = {v.name: v for v in graph.input if v.type.tensor_type.elem_type in kinds}
     fed = {name: value for name, value in fed.items() if name not in stored}
-    given = {v.name: v for v in graph.output if v.type.tensor_type.elem_type in HALF}
+    given = {v.name: v for v in graph.output if v.type.tensor_type.elem_type in kinds}
     used = _names(graph)
     inside = {name: _fresh(f"{name}_float32", used) for name in dict.fromkeys((*fed, *given))}
-    for tensor in [t for t in graph.initializer if t.name in given]:
-        _keep_stored(graph, tensor, inside[tensor.name], given[tensor.name])
-    for scope in _graphs(graph):
+    # An output that is stored stays as it is; what reads it reads a float32 copy.
+    for tensor in graph.initializer:
+        tensor.name = inside.get(tensor.name, tensor.name)
+    graph.initializer.extend(tensor for tensor in kept if tensor.name in inside)
+    for scope in graphs_of(graph):
         for node in scope.node:
             node.input[:] = [inside.get(name, name) for name in node.input]
             node.output[:] = [inside.get(name, name) for name in node.output]
@@ -99,22 +135,12 @@ def _keep_interface(graph: onnx.GraphProto) -> None:
                 value.name = inside.get(value.name, value.name)
     first = [_cast(name, inside[name], TensorProto.FLOAT, used) for name in fed]
     done = fed.keys() | stored
-    kinds = {n: value.type.tensor_type.elem_type for n, value in given.items() if n not in done}
-    last = [_cast(inside[name], name, kind, used) for name, kind in kinds.items()]
+    types = {n: value.type.tensor_type.elem_type for n, value in given.items() if n not in done}
+    last = [_cast(inside[name], name, kind, used) for name, kind in types.items()]
     nodes = [*first, *graph.node, *last]
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
-
-
-def _keep_stored(
-    graph: onnx.GraphProto, tensor: TensorProto, name: str, value: onnx.ValueInfoProto
-) -> None:
-    """An output that is stored stays as it is; what reads it reads a float32 copy."""
-    half = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    kept = numpy_helper.from_array(numpy_helper.to_array(tensor).astype(half), tensor.name)
-    tensor.name = name
-    graph.initializer.append(kept)
 
 
 def _cast(source: str, target: str, kind: int, used: set[str]) -> onnx.NodeProto:
@@ -123,8 +149,8 @@ def _cast(source: str, target: str, kind: int, used: set[str]) -> onnx.NodeProto
 
 def _names(graph: onnx.GraphProto) -> set[str]:
     """Names of tensors and nodes, those of bodies too."""
-    nodes = [node for inner in _graphs(graph) for node in inner.node]
-    stored = {tensor.name for inner in _graphs(graph) for tensor in inner.initializer}
+    nodes = [node for inner in graphs_of(graph) for node in inner.node]
+    stored = {tensor.name for inner in graphs_of(graph) for tensor in inner.initializer}
     return stored | {name for node in nodes for name in (node.name, *node.input, *node.output)}
 
 

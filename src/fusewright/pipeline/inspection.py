@@ -22,6 +22,7 @@ from fusewright.graph.model import Model
 from fusewright.graph.session import TensorSpec
 from fusewright.graph.walk import producer
 from fusewright.graph.workspace import Workspace
+from fusewright.pipeline.doubles import as_float32, is_double
 from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, beyond_reach, in_float32, plain, runnable
 from fusewright.pipeline.run import make_plan
@@ -63,6 +64,8 @@ def inspect(
     file = read_source(model)
     source, reads = _without_pairs(file)
     source = in_float32(source)  # TensorRT's operators for blocks are gone
+    if is_double(source):
+        source = as_float32(source)
     _refuse_idle(file, settings if reads else {})
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)

@@ -279,7 +279,7 @@ def in_float32(source: Source) -> Source:
     proto = plain(source)
     widen(proto)
     keep_own_casts(proto)
-    return replace(source, proto=proto, on_disk=False, holds_weights=True)
+    return replace(source, proto=proto, on_disk=False, holds_weights=True, was_half=True)
 
 
 def plain(source: Source) -> onnx.ModelProto:

@@ -24,6 +24,7 @@ from fusewright.graph.widen import holds_half
 from fusewright.graph.workspace import Workspace
 from fusewright.normalize import RULES
 from fusewright.normalize.linear import POOL_HEAD
+from fusewright.pipeline.doubles import is_double, settle
 from fusewright.pipeline.finish import finish
 from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, in_float32, is_plain, plain, runnable
@@ -132,21 +133,33 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
         large = len(source.names) > WHOLE_UP_TO
         workspace = Workspace()
         # The original runs beside the first stages: they leave a core idle.
+        if is_double(source):
+            found = source
+            source = settle(found, lambda: _proof(found, feeds, workspace, trace, options))
         side = ThreadPoolExecutor(max_workers=1)
         started = None if large else side.submit(_reference, source, feeds, workspace)
         side.shutdown(wait=False)
-        proof = Proof(
-            lambda: _reference(source, feeds, workspace) if started is None else started.result(),
-            trace,
-            options.strict,
-            workspace.folder if large else None,
-        )
+        proof = _proof(source, feeds, workspace, trace, options)
+        if started is not None:
+            proof.start = started.result
         details.append(f"{len(source.names)} nodes, opset {source.opset}")
-        if source.holds_weights:
+        if source.was_half:
             details.append("its FP16 and BF16 as FP32")
         if source.custom:
             details.append(f"left alone: {', '.join(source.custom)} and what follows")
     return Job(source, samples, options, trace, proof, workspace=workspace)
+
+
+def _proof(
+    source: Source,
+    feeds: list[dict[str, np.ndarray]],
+    workspace: Workspace,
+    trace: Trace,
+    options: Options,
+) -> Proof:
+    large = len(source.names) > WHOLE_UP_TO
+    folder = workspace.folder if large else None
+    return Proof(lambda: _reference(source, feeds, workspace), trace, options.strict, folder)
 
 
 def _reference(
@@ -178,8 +191,8 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
             f"left alone: custom operators {', '.join(source.custom)} and what depends on them"
             f" ({len(model.frozen)} nodes)"
         )
-    model.notes += _of_onnxruntime(model)
-    if holds_half(source.proto) and not source.holds_weights:
+    model.notes += [*source.notes, *_of_onnxruntime(model)]
+    if holds_half(source.proto) and not source.was_half:
         why = "custom operators" if source.custom else "bodies of If, Loop or Scan"
         model.notes.append(f"FP16 tensors beside {why} stay FP16: nothing of them is quantized")
     with trace.stage("recognise") as details:
