@@ -95,7 +95,7 @@ def test_a_dynamic_batch(tmp_path: Path) -> None:
 
 def test_undeclared_dynamic_size(tmp_path: Path) -> None:
     path = _save(tmp_path, engine_models.one_conv(shape=["N", 16, "H", "W"]))
-    with pytest.raises(EngineError, match=r"input x \[N,16,H,W\].*--shapes x:MIN:OPT:MAX"):
+    with pytest.raises(EngineError, match=r"input 'x' \[N,16,H,W\].*--shapes x:MIN:OPT:MAX"):
         build(path, tmp_path / "e", RTX)
     assert not (tmp_path / "e").exists()
     fixed = {"x": ((1, 16, 8, 8),) * 3}

@@ -37,7 +37,7 @@ NO_RANK = TensorSpec("x", np.dtype(np.float32), None)
 
 @pytest.mark.parametrize("spec", [_spec("N", 3, "W"), _spec(1, 3, "W"), NO_RANK])
 def test_other_dynamic_dimensions_must_be_declared(spec: TensorSpec) -> None:
-    with pytest.raises(EngineError, match=r"input x .*--shapes x:MIN:OPT:MAX"):
+    with pytest.raises(EngineError, match=r"input 'x' .*--shapes x:MIN:OPT:MAX"):
         choose_profiles([spec], {})
 
 
@@ -45,7 +45,7 @@ def test_other_dynamic_dimensions_must_be_declared(spec: TensorSpec) -> None:
     ("shapes", "reason"),
     [
         ({"z": ((1, 3),) * 3}, r"'z'.*inputs are x"),
-        ({"x": ((1, 4),) * 3}, r"x:1x4 does not fit input x \[N,3\]"),
+        ({"x": ((1, 4),) * 3}, r"x:1x4 does not fit input 'x' \[N,3\]"),
         ({"x": ((1, 3, 1),) * 3}, "does not fit"),
         ({"x": ((4, 3), (2, 3), (8, 3))}, "MIN <= OPT <= MAX"),
         ({"x": ((1, 3), (9, 3), (8, 3))}, "MIN <= OPT <= MAX"),
