@@ -44,6 +44,26 @@ def test_a_loud_image_hides_nothing(loudly_calibrated, cli):
     assert outcome.code == 1 and "median" not in outcome.err, "all alike are bad"
 
 
+def test_a_loud_row_of_a_batch_hides_nothing(cli, tmp_path):
+    def save(name, noise):
+        net = Net(17)
+        y = net.op("MatMul", net.input("x", 4, 8), net.draw(8, 4))
+        onnx.save(net.proto(net.op("Add", y, np.float32(noise))), tmp_path / name)
+
+    save("a.onnx", 0.0)
+    save("b.onnx", 1.0)
+    x = np.random.default_rng(0).standard_normal((1, 4, 8)).astype(np.float32)
+    x *= np.float32([0.1, 1000, 1, 1])[:, None]
+    np.savez(tmp_path / "data.npz", x=x)
+    common = ("compare", tmp_path / "a.onnx", tmp_path / "b.onnx", "--data", tmp_path / "data.npz")
+    outcome = cli(*common)
+    assert outcome.code == 0, outcome.err
+    assert "(sample 0, row 0)" in outcome.out
+    assert "over 1 sample of 4 rows in all" in " ".join(outcome.out.split())
+    outcome = cli(*common, "--min-sqnr", 30)
+    assert outcome.code == 1 and "in the median sample" in outcome.err
+
+
 def _detector(head):
     """A layer of scores with a near tie, and a head behind it."""
     net = Net(17)

@@ -279,7 +279,7 @@ def test_a_loud_sample_does_not_hide_the_others() -> None:
     found = _compare(LOUD, [a + e for a, e in zip(LOUD, ERRORS, strict=True)])
     assert found.sqnr_db > 55
     assert found.samples == pytest.approx((0.001, 0.8, 0.1, 0.0, None))
-    assert found.worst_sample == (1, pytest.approx(0.8))
+    assert found.worst_sample == (1, None, pytest.approx(0.8))
     assert found.median == pytest.approx(0.1), "of 0, 0.001, 0.1 and 0.8 the worse middle one"
     assert str(found).endswith("dB SQNR, median 20.0")
     report = found.to_dict()
@@ -301,7 +301,7 @@ def test_a_sample_of_zeros_is_set_against_the_power_of_the_others() -> None:
 def test_samples_of_unlike_shape_and_of_integers() -> None:
     one, other = np.array([1, 2, 3, 4]), np.array([1, 2])
     found = _compare([one, other], [np.array([1, 2, 3, 5]), other])
-    assert (found.samples, found.median, found.worst_sample) == ((0.25, 0.0), 0.25, (0, 0.25))
+    assert (found.samples, found.median, found.worst_sample) == ((0.25, 0.0), 0.25, (0, None, 0.25))
     assert found.to_dict()["worst_sample"] == {"sample": 0, "relative_error": 0.25}
     lost = _compare([_floats(1), _floats(3, 4)], [_floats(1, 2), _floats(3, 4.5)])
     assert lost.samples == (math.inf, pytest.approx(0.1))

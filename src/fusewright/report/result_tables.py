@@ -68,7 +68,7 @@ def accuracy_table(comparison: Comparison, width: int) -> Table:
 
     Where there are several samples, the one in the middle and the one that is furthest off too.
     """
-    each = any(len(output.samples) > 1 for output in comparison.outputs)
+    each = any(len(output.places) > 1 for output in comparison.outputs)
     numbers = ("SQNR", *(("median", "worst sample") if each else ()), "relative error")
     table = plain_table("output", *numbers, right=numbers)
     for output in comparison.outputs:
@@ -82,7 +82,9 @@ def accuracy_table(comparison: Comparison, width: int) -> Table:
 def measured_over(comparison: Comparison) -> str:
     """` over 4 samples`; nothing where the samples were not told apart."""
     count = max((len(output.samples) for output in comparison.outputs), default=0)
-    return f" over {counted(count, 'sample')}" if count else ""
+    rows = max((sum(map(len, output.rows)) for output in comparison.outputs), default=0)
+    of_batches = f" of {rows} rows in all" if rows > count else ""
+    return f" over {counted(count, 'sample')}{of_batches}" if count else ""
 
 
 # Behind a name in the table; what they say stands below it.
@@ -136,9 +138,8 @@ def _by_sample(output: OutputError) -> tuple[str, str]:
     worst = output.worst_sample
     if worst is None:
         return "–", "–"
-    index, error = worst
-    said = _sqnr(output, error)
-    return _sqnr(output, output.median), said if error == 0 else f"{said} (sample {index})"
+    said = _sqnr(output, worst.error)
+    return _sqnr(output, output.median), said if worst.error == 0 else f"{said} ({worst})"
 
 
 def _sqnr(output: OutputError, error: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,22 @@ class Selected:
         return {"selection": self.label, "samples": self.samples, "of": self.of}
 
 
+class Place(NamedTuple):
+    """A sample, and its relative error.
+
+    Attributes:
+        sample: position of what the model was fed, from 0.
+        row: position in that, where it is a batch.
+    """
+
+    sample: int
+    row: int | None
+    error: float
+
+    def __str__(self) -> str:
+        return f"sample {self.sample}" + ("" if self.row is None else f", row {self.row}")
+
+
 @dataclass(frozen=True)
 class OutputError:
     """The distance of one output.
@@ -50,6 +66,7 @@ class OutputError:
         is_broken: the second model gives NaN or Inf where the first gives a number.
         samples: the same of each sample by itself, None where the output was empty. One whose
             reference is all zero is set against the mean power of the others.
+        rows: of each sample that is a batch the same of each row; empty for any other.
         role: where the models select otherwise: `behind` an output that was compared with the
             reference's selection in both, `in front of` a tensor that a selection goes by,
             `selected by` an output that holds nothing but what was selected, which is no measure.
@@ -61,6 +78,7 @@ class OutputError:
     is_float: bool = True
     is_broken: bool = False
     samples: tuple[float | None, ...] = ()
+    rows: tuple[tuple[float | None, ...], ...] = ()
     role: str = ""
     selection: str = ""
 
@@ -70,20 +88,29 @@ class OutputError:
         return decibels(self.relative) if self.is_float else None
 
     @property
+    def places(self) -> list[Place]:
+        """Every sample that is not empty; of a batch, every row."""
+        found = []
+        for i, error in enumerate(self.samples):
+            rows = self.rows[i] if self.rows else ()
+            each = [Place(i, row, e) for row, e in enumerate(rows) if e is not None]
+            found += each or ([Place(i, None, error)] if error is not None else [])
+        return found
+
+    @property
     def median(self) -> float:
         """Relative error of the sample in the middle, of two the worse; 0 where all are empty.
 
         One loud sample is most of `relative`: an image that was not divided by 255 among others
-        that were. It is not most of the samples.
+        that were. It is not most of the samples. Each row of a batch is one.
         """
-        found = sorted(error for error in self.samples if error is not None)
+        found = sorted(place.error for place in self.places)
         return found[len(found) // 2] if found else (0.0 if self.samples else self.relative)
 
     @property
-    def worst_sample(self) -> tuple[int, float] | None:
-        """Position (from 0) and relative error of the sample that is furthest off."""
-        found = [(i, error) for i, error in enumerate(self.samples) if error is not None]
-        return max(found, key=lambda pair: pair[1], default=None)
+    def worst_sample(self) -> Place | None:
+        """The sample that is furthest off."""
+        return max(self.places, key=lambda place: place.error, default=None)
 
     def __str__(self) -> str:
         """`logits: 31.2 dB SQNR`, or which share of elements differs.
@@ -108,12 +135,13 @@ class OutputError:
             report[self.role.replace(" ", "_")] = self.selection
         worst = self.worst_sample
         if worst is not None:
-            index, error = worst
             report["median_relative_error"] = self.median
-            report["worst_sample"] = {"sample": index, "relative_error": error}
+            report["worst_sample"] = {"sample": worst.sample, "relative_error": worst.error}
+            if worst.row is not None:
+                report["worst_sample"]["row"] = worst.row
             if self.is_float:
                 report["median_sqnr_db"] = _finite(decibels(self.median))
-                report["worst_sample"]["sqnr_db"] = _finite(decibels(error))
+                report["worst_sample"]["sqnr_db"] = _finite(decibels(worst.error))
         return report
 
 
@@ -205,17 +233,22 @@ class Distance:
     is_float: bool = True
     broken: bool = False
     samples: list[_Sample] = field(default_factory=list)
+    rows: list[list[_Sample]] = field(default_factory=list)
 
-    def add(self, expected: np.ndarray, actual: np.ndarray) -> None:
-        """Adds one sample's output."""
+    def add(self, expected: np.ndarray, actual: np.ndarray, is_batch: bool = False) -> None:
+        """Adds one sample's output; each row of a batch is a sample by itself as well."""
         a, b = np.asarray(expected), np.asarray(actual)
         self.is_float = a.dtype.kind == "f"
+        self.samples.append(self._compared(a, b))
+        pairs = zip(a, b, strict=True) if is_batch and a.shape == b.shape else ()
+        self.rows.append([self._compared(np.asarray(x), np.asarray(y)) for x, y in pairs])
+
+    def _compared(self, a: np.ndarray, b: np.ndarray) -> _Sample:
         if a.shape != b.shape or a.dtype != b.dtype:
-            self.samples.append(_Sample(math.inf, 0.0, a.size, comparable=False))
-        elif not self.is_float:
-            self.samples.append(_Sample(float(np.sum(a != b)), a.size, a.size))
-        else:
-            self.samples.append(self._energies(a, b))
+            return _Sample(math.inf, 0.0, a.size, comparable=False)
+        if not self.is_float:
+            return _Sample(float(np.sum(a != b)), a.size, a.size)
+        return self._energies(a, b)
 
     def _energies(self, a: np.ndarray, b: np.ndarray) -> _Sample:
         wide, other = a.astype(np.float64).ravel(), b.astype(np.float64).ravel()
@@ -229,11 +262,19 @@ class Distance:
         return _Sample(float(difference @ difference), float(wide @ wide), a.size)
 
     def result(self) -> OutputError:
-        """The error over everything added, and of each sample."""
+        """The error over everything added, of each sample, and of each row of a batch."""
         signal = sum(s.signal for s in self.samples)
-        size = sum(s.size for s in self.samples)
-        errors = tuple(self._of_sample(s, signal / max(size, 1)) for s in self.samples)
-        return OutputError(self.name, self._over_all(signal), self.is_float, self.broken, errors)
+        power = signal / max(sum(s.size for s in self.samples), 1)
+        errors = tuple(self._of_sample(s, power) for s in self.samples)
+        rows = tuple(tuple(self._of_sample(r, power) for r in rows) for rows in self.rows)
+        return OutputError(
+            self.name,
+            self._over_all(signal),
+            self.is_float,
+            self.broken,
+            errors,
+            rows if any(rows) else (),
+        )
 
     def _over_all(self, signal: float) -> float:
         if not all(s.comparable for s in self.samples):

@@ -15,6 +15,7 @@ from fusewright.graph.session import Feed
 from fusewright.verify.distance import BEHIND, IN_FRONT_OF, Comparison, Distance
 from fusewright.verify.opening import Openable
 from fusewright.verify.outputs import with_float_outputs
+from fusewright.verify.rows import Rows
 from fusewright.verify.selecting import Contest, Forced, Pairs, Values, results_of, run
 from fusewright.verify.selections import does_the_same, find_selections, opset_of, paired
 
@@ -41,6 +42,7 @@ class Reference:
         session = self._original.open()
         self.names = [output.name for output in session.get_outputs()]
         self._known = [run(session, feed, self.names) for feed in self.feeds]
+        self._rows = _rows_of(self._original)
 
     @property
     def outputs(self) -> list[list[np.ndarray]]:
@@ -73,7 +75,9 @@ class Reference:
             model = with_float_outputs(model)
         judged = Openable(model, self.folder, is_final)
         with _as_its_fault():
-            contest = Contest(self.names, self._pairs(judged) if is_final else (), judged)
+            contest = Contest(
+                self.names, self._pairs(judged) if is_final else (), judged, self._rows
+            )
             wanted = list(dict.fromkeys((*contest.wanted, *also)))
             session, fetched = judged.open_with(wanted), []
             for feed, expected in zip(self.feeds, self._expected(contest.needed), strict=True):
@@ -140,6 +144,10 @@ def same_selections(first: Openable, second: Openable, comparing: bool = False) 
     return [pair for pair in pairs if not comparing or does_the_same(*pair, opsets)]
 
 
+def _rows_of(model: Openable) -> Rows:
+    return Rows(lambda feed, names: run(model.open_with(names), feed, names))
+
+
 def _read_by(pairs: Pairs, outputs: Sequence[str]) -> dict[str, str]:
     """Tensor that a selection of the first model reads → its counterpart in the second."""
     read = (pair for one, other in pairs for pair in zip(one.inputs, other.inputs, strict=True))
@@ -178,7 +186,7 @@ def compare_models(
     names = [output.name for output in first_session.get_outputs()]
     if names != [output.name for output in second_session.get_outputs()]:
         raise ModelError("the two models have different outputs")
-    contest = Contest(names, same_selections(one, other), other)
+    contest = Contest(names, same_selections(one, other), other, _rows_of(one))
     needed, wanted = contest.needed, contest.wanted
     if wanted != names:
         first_session, second_session = one.open_with(needed), other.open_with(wanted)

@@ -126,7 +126,7 @@ def _is_farther(one: OutputError, other: OutputError) -> bool:
     """Whether a float output is; one of another size, as behind an NMS, is not compared."""
     if not one.is_float or (math.isinf(one.relative) and not one.is_broken):
         return False
-    worst = max(other.relative, (other.worst_sample or (0, 0.0))[1], _NEAR)
+    worst = max(other.relative, *(error or 0.0 for error in other.samples), _NEAR)
     return one.relative > _AS_FAR * worst
 
 

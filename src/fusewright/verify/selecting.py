@@ -20,6 +20,7 @@ from fusewright.verify.distance import (
 )
 from fusewright.verify.given import Given, behind, with_given
 from fusewright.verify.opening import Openable
+from fusewright.verify.rows import Rows
 from fusewright.verify.selections import Selection
 
 Pairs = Sequence[tuple[Selection, Selection]]
@@ -75,8 +76,9 @@ class Contest:
     and what the selection goes by beside it.
     """
 
-    def __init__(self, names: Sequence[str], pairs: Pairs, model: Openable) -> None:
+    def __init__(self, names: Sequence[str], pairs: Pairs, model: Openable, rows: Rows) -> None:
         """`model` is the one to judge; `names` are the outputs of both."""
+        self._rows = rows
         self._names, self._pairs, self._model = list(names), pairs, model
         self._forced = Forced(model, pairs)
         self._own = {name: Distance(name) for name in names}
@@ -106,12 +108,14 @@ class Contest:
         same = actual
         if any(otherwise):
             same = self._forced.run(feed, expected, self.wanted)
+        compared = (*self._names, *self._fronts)
+        batches = self._rows.of(feed, {name: expected[name] for name in compared})
         for name in self._names:
-            self._own[name].add(expected[name], actual[name])
+            self._own[name].add(expected[name], actual[name], name in batches)
             if self._pairs:
-                self._same[name].add(expected[name], same[name])
+                self._same[name].add(expected[name], same[name], name in batches)
         for front, (mine, _) in self._fronts.items():
-            add_as(self._between[front], expected[front], same[mine])
+            add_as(self._between[front], expected[front], same[mine], front in batches)
         self._otherwise = [
             n + differs for n, differs in zip(self._otherwise, otherwise, strict=True)
         ]
@@ -168,7 +172,10 @@ def _differ(pair: tuple[Selection, Selection], expected: Values, actual: Values)
     )
 
 
-def add_as(distance: Distance, expected: np.ndarray, actual: np.ndarray) -> None:
+def add_as(
+    distance: Distance, expected: np.ndarray, actual: np.ndarray, is_batch: bool = False
+) -> None:
     """Adds a sample of a tensor that may be half in one of the models."""
     one, other = np.asarray(expected), np.asarray(actual)
-    distance.add(one, other.astype(one.dtype) if one.dtype.kind == other.dtype.kind else other)
+    same_kind = one.dtype.kind == other.dtype.kind
+    distance.add(one, other.astype(one.dtype) if same_kind else other, is_batch)
