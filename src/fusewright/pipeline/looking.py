@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.stages import Job, with_outputs
 from fusewright.plan.plan import AUTO, Plan
 from fusewright.quantize.balance import plan_balance
+from fusewright.quantize.logits import measure_logits
 from fusewright.quantize.probabilities import Loss, measure_probabilities
 from fusewright.quantize.smooth import Smoothing, plan_smoothing
 
@@ -24,7 +25,7 @@ class Looked:
 
     Attributes:
         maxima: max|x| per channel of what smoothing and balancing decide by, [channels] each.
-        losses: name of each attention → what rounding its probabilities costs it.
+        losses: name of each attention → what rounding its probabilities, and its q and k, costs it.
     """
 
     maxima: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -46,8 +47,9 @@ def look(plan: Plan, job: Job) -> Looked:
         wanted |= dict.fromkeys((name for site in sites for name in site.observe), 0)
     flat = job.workspace.folder / "flat.onnx"
     proto = runnable(to_proto(plan.model.graph), job.source)
-    watched = measure_probabilities(proto, plan)
+    watched, logits = measure_probabilities(proto, plan), measure_logits(proto, plan)
     wanted |= dict.fromkeys((name for pair in watched.values() for name in pair), 0)
+    wanted |= dict.fromkeys(logits.values(), 0)
     if not wanted:
         return Looked()
     save(with_outputs(proto, wanted), flat)
@@ -63,4 +65,9 @@ def look(plan: Plan, job: Job) -> Looked:
             f"up to {loss.largest:.2g}; its output is off by {loss.error:.2%} in steps of 1/127"
         )
         job.trace.add("plan", "note", "probabilities", group, detail)
+    for group, name in logits.items():
+        error = float(maxima.pop(name)[0])
+        losses[group] = replace(losses.get(group, Loss()), logits=error)
+        detail = f"its output is off by {error:.2%} by rounding q and k"
+        job.trace.add("plan", "note", "logits", group, detail)
     return Looked(maxima, losses)

@@ -30,10 +30,12 @@ class Loss:
     Attributes:
         error: ‖core with rounded probabilities − core‖ / ‖core‖, on the worst sample.
         largest: the largest probability seen.
+        logits: ‖core with rounded q and k − core‖ / ‖core‖, on the worst sample.
     """
 
-    error: float
-    largest: float
+    error: float = 0.0
+    largest: float = 1.0
+    logits: float = 0.0
 
 
 class Watched(NamedTuple):
@@ -91,8 +93,8 @@ def _add_largest(graph: onnx.GraphProto, probabilities: str, name: str) -> str:
     # ReduceMax has its axes as an attribute or an input, by the opset: over all it needs neither.
     whole, vector, one = f"{name}_largest", f"{name}_largest_vector", f"{name}_one"
     graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), one))
-    graph.node.append(_node("ReduceMax", [probabilities], whole, keepdims=0))
-    graph.node.append(_node("Reshape", [whole, one], vector))
+    graph.node.append(new_node("ReduceMax", [probabilities], whole, keepdims=0))
+    graph.node.append(new_node("Reshape", [whole, one], vector))
     return vector
 
 
@@ -104,29 +106,38 @@ def _add_error(
     name: str,
 ) -> str:
     steps = [f"{name}_scale", f"{name}_zero"]
-    least = f"{name}_least"
-    stored = (*grid, np.array([_NOT_ZERO], np.float32))
-    graph.initializer.extend(map(numpy_helper.from_array, stored, [*steps, least]))
+    graph.initializer.extend(map(numpy_helper.from_array, grid, steps))
     rounded = onnx.NodeProto()
     rounded.CopyFrom(attend)
     rounded.name = rounded.output[0] = f"{name}_rounded"
     rounded.input[slot] = f"{name}_restored"
 
     restored = [f"{name}_quantized", *steps]
-    ends = {"noise": f"{name}_difference", "signal": attend.output[0]}
     graph.node.extend(
         [
-            _node("QuantizeLinear", [attend.input[slot], *steps], f"{name}_quantized"),
-            _node("DequantizeLinear", restored, f"{name}_restored"),
+            new_node("QuantizeLinear", [attend.input[slot], *steps], f"{name}_quantized"),
+            new_node("DequantizeLinear", restored, f"{name}_restored"),
             rounded,
-            _node("Sub", [rounded.name, attend.output[0]], ends["noise"]),
-            *(_node("ReduceL2", [t], f"{name}_{end}", keepdims=0) for end, t in ends.items()),
-            _node("Max", [f"{name}_signal", least], f"{name}_positive"),
-            _node("Div", [f"{name}_noise", f"{name}_positive"], name),
+        ]
+    )
+    return add_distance(graph, rounded.name, attend.output[0], name)
+
+
+def add_distance(graph: onnx.GraphProto, actual: str, expected: str, name: str) -> str:
+    """Adds ‖actual − expected‖ / ‖expected‖, float32 [1], as the tensor `name`."""
+    ends, least = {"noise": f"{name}_difference", "signal": expected}, f"{name}_least"
+    graph.initializer.append(numpy_helper.from_array(np.array([_NOT_ZERO], np.float32), least))
+    graph.node.extend(
+        [
+            new_node("Sub", [actual, expected], ends["noise"]),
+            *(new_node("ReduceL2", [t], f"{name}_{end}", keepdims=0) for end, t in ends.items()),
+            new_node("Max", [f"{name}_signal", least], f"{name}_positive"),
+            new_node("Div", [f"{name}_noise", f"{name}_positive"], name),
         ]
     )
     return name
 
 
-def _node(op: str, inputs: list[str], result: str, **attributes: Any) -> onnx.NodeProto:
+def new_node(op: str, inputs: list[str], result: str, **attributes: Any) -> onnx.NodeProto:
+    """A node that is named as its output."""
     return helper.make_node(op, inputs, [result], result, **attributes)
