@@ -95,18 +95,14 @@ def test_layers_in_front_of_a_norm_of_q_and_k_are_as_far_off(tmp_path: Path) -> 
 @pytest.mark.parametrize("precision", ["int8", "fp8+fp16"])
 def test_logits_of_trained_models_are_no_loss(precision: str, tmp_path: Path) -> None:
     path = _model(tmp_path, TRAINED)
-    result = optimize(
-        path, None, calibration=RandomSamples(4), precision=precision, target="sm89"
-    )
+    result = optimize(path, None, calibration=RandomSamples(4), precision=precision, target="sm89")
     assert all(g.is_quantized for g in _groups(result, CORE) + _groups(result, LAYERS))
     assert not result.notes
 
 
 def test_what_is_asked_for_is_done_and_the_loss_is_said(tmp_path: Path) -> None:
     path = _model(tmp_path, LARGE)
-    result = optimize(
-        path, None, calibration=RandomSamples(4), group_precision=(f"{CORE}=int8",)
-    )
+    result = optimize(path, None, calibration=RandomSamples(4), group_precision=(f"{CORE}=int8",))
     (core,) = _groups(result, CORE)
     assert core.is_quantized
     (note,) = result.notes

@@ -36,7 +36,9 @@ def measure_logits(proto: onnx.ModelProto, plan: Plan) -> dict[str, str]:
         if not (group.is_quantized and group.fixed) or FORMATS[group.decision].block is not None:
             continue
         attend = nodes[group.fixed[0].node]
-        between = _from_scores(attend, group.fixed[0].slot, [nodes[n] for n in group.members if n in nodes])
+        between = _from_scores(
+            attend, group.fixed[0].slot, [nodes[n] for n in group.members if n in nodes]
+        )
         if between is not None:
             name = f"fusewright_logits_{len(found)}"
             found[group.name] = _add_error(proto.graph, between, FORMATS[group.decision], name)
@@ -72,9 +74,7 @@ def _from_scores(
     return chain if chain[-1] is attend else None
 
 
-def _add_error(
-    graph: onnx.GraphProto, chain: list[onnx.NodeProto], form: Format, name: str
-) -> str:
+def _add_error(graph: onnx.GraphProto, chain: list[onnx.NodeProto], form: Format, name: str) -> str:
     numbers = {
         "steps": np.array(form.maximum, np.float32),
         "tiny": np.array(_NOT_ZERO, np.float32),
