@@ -1,10 +1,11 @@
 """What is done about attention that its format loses: between fixed steps, or by large logits.
 
 Where rounding q and k alone loses too much of the core, it stays float, and what makes them: it is
-as far off. Where the steps of the probabilities do: finer steps, where no probability comes near 1: the scale of the pair behind the Softmax is free
-(TENSORRT.md, "Attention"), and 1/127 wastes most of its range on 197 keys that are all alike. ViT-B
-with random weights: 22.1 dB with steps of 1/127, 31.8 with 1/2032, 31.9 with float attention, and
-the same kernels. Else, where too much of the core is lost, it stays float as well.
+as far off. Where the steps of the probabilities do, they are finer, if no probability comes near 1:
+the scale of the pair behind the Softmax is free (TENSORRT.md, "Attention"), and 1/127 wastes most
+of its range on 197 keys that are all alike. ViT-B with random weights: 22.1 dB with steps of 1/127,
+31.8 with 1/2032, 31.9 with float attention, and the same kernels. Else, where too much of the core
+is lost, it stays float as well.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def settle_cores(plan: Plan, losses: Mapping[str, Loss]) -> tuple[str, ...]:
         if error > LOST_LOGITS and not group.asked:
             title = FORMATS[group.decision].title
             group.reason = (
-                f"{title} loses its logits: they are large, and rounding q and k alone would put its"
-                f" output off by {error:.0%}"
+                f"{title} loses its logits: they are large, and rounding q and k alone would put"
+                f" its output off by {error:.0%}"
             )
             group.decision = FLOAT
             floated.append(group.name)

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from fusewright.plan.plan import Group, Plan
+from fusewright.plan.plan import Plan
 from fusewright.quantize.probabilities import add_distance, new_node
 from fusewright.target import FORMATS, Format
 
