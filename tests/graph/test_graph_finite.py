@@ -98,6 +98,48 @@ def test_a_weight_that_folding_makes_nan(tmp_path: Path) -> None:
         inspect(tmp_path / "net.onnx")
 
 
+def _normalized(net: Net, value: float, bad: str) -> str:
+    x = net.op("Conv", _image(net), net.draw(8, 4, 3, 3))
+    parts = {name: net.random.random(8) + 1.0 for name in ("scale", "bias", "mean", "var")}
+    parts[bad][2] = value
+    return net.op("BatchNormalization", x, *(net.store(a, f"bn.{n}") for n, a in parts.items()))
+
+
+@pytest.mark.parametrize("bad", ["scale", "bias", "mean", "var"])
+def test_what_is_folded_goes_by_its_name_in_the_file(bad: str, tmp_path: Path) -> None:
+    net = Net()
+    onnx.save(net.proto(_normalized(net, NAN, bad)), tmp_path / "net.onnx")
+    with pytest.raises(
+        ModelError, match=rf"'bn\.{bad}\w*' holds 1 NaN .*, the first at \[2\]"
+    ) as e:
+        inspect(tmp_path / "net.onnx")
+    assert "(BatchNormalization) reads it" in str(e.value)
+
+
+@pytest.mark.parametrize("op", ["Mul", "Transpose"])
+def test_so_does_what_a_weight_is_computed_from(op: str, tmp_path: Path) -> None:
+    net = Net()
+    bad = _bad(net, NAN, 8, 8, at=3)
+    other = [net.positive(8)] if op == "Mul" else []
+    y = net.op("Relu", net.op("MatMul", _rows(net), net.op(op, bad, *other)))
+    onnx.save(net.proto(y), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=rf"'{bad}' holds 1 NaN .* at \[0, 3\], .*\({op}\) reads"):
+        inspect(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("op", "key", "value"),
+    [("LeakyRelu", "alpha", NAN), ("LeakyRelu", "alpha", INF), ("Elu", "alpha", NAN)],
+)
+def test_an_attribute_is_named(op: str, key: str, value: float, tmp_path: Path) -> None:
+    net = Net()
+    onnx.save(
+        net.proto(net.op(op, net.conv(_image(net), 8, 4), **{key: value})), tmp_path / "n.onnx"
+    )
+    with pytest.raises(ModelError, match=rf"attribute '{key}' of node '{op}_\d+' .* {value}:"):
+        inspect(tmp_path / "n.onnx")
+
+
 @pytest.mark.parametrize("precision", ["int8", "int8+fp16", "fp8", "fp16", "int4", "fp32"])
 def test_every_precision_refuses_it_and_leaves_nothing(precision: str, tmp_path: Path) -> None:
     net = Net()

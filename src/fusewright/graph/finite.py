@@ -7,14 +7,15 @@ an error to all.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
 from fusewright.graph.model import Model
-from fusewright.graph.walk import STANDARD_DOMAINS, is_constant, peek
+from fusewright.graph.walk import STANDARD_DOMAINS, is_constant, peek, producer
 
 # Inf is a number like others to these: bounds, comparisons, choices, and what ends in a limit.
 _BOUNDED = frozenset(
@@ -35,25 +36,76 @@ _PAD_FILL = 2
 _FLOATS = "f"
 
 
-def check_finite(model: Model) -> None:
+_CURE = (
+    "export the model again from weights that are finite (training may have diverged, or FP16"
+    " could not hold a value)"
+)
+
+
+def check_finite(model: Model, original: Callable[[], Model]) -> None:
     """Refuses a model with a stored NaN, or with an Inf where a weight is read.
 
     Args:
         model: normalized; what is folded in it counts too (a BatchNormalization of variance −1).
+        original: gives the file as it is, in which what was folded has a name of its own.
 
     Raises:
-        ModelError: with the tensor, the node that reads it, and where in it.
+        ModelError: with the tensor, the node that reads it, and where in it; or with the attribute.
     """
+    for scope in (model.graph, *model.graph.subgraphs(recursive=True)):
+        for node in scope.nodes:
+            _check_attributes(node, model)
     for tensor, array in _stored(model.graph):
         if _is_finite(array):
             continue
         node = _misled(tensor, array)
         if node is not None:
+            file = original()
+            found = _in_file(file.graph, {*model.origin(node)}, tensor.name)
+            if found is not None:
+                tensor, array, node, model = *found, file
             raise ModelError(
                 f"{model.path}: stored tensor '{tensor.name}' holds {_counted(array)}, and"
-                f" {_shown(node, model)} reads it: export the model again from weights that are"
-                " finite (training may have diverged, or FP16 could not hold a value)"
+                f" {_shown(node, model)} reads it: {_CURE}"
             )
+
+
+def _check_attributes(node: gs.Node, model: Model) -> None:
+    bounded = node.op in _BOUNDED or node.op == "Pad"
+    for key, value in node.attrs.items():
+        for number in value if isinstance(value, (list, tuple)) else (value,):
+            bad = isinstance(number, float) and not math.isfinite(number)
+            if bad and not (bounded and math.isinf(number)):
+                raise ModelError(
+                    f"{model.path}: attribute '{key}' of {_shown(node, model)} holds {number}:"
+                    f" {_CURE}"
+                )
+
+
+def _in_file(
+    graph: gs.Graph, readers: Collection[str], folded: str
+) -> tuple[gs.Tensor, np.ndarray, gs.Node] | None:
+    """The stored tensor of the file that made a folded one not finite, its values and its reader.
+
+    It is read by one of `readers`, or by what computes `folded` and what they read out of stored
+    values alone. None where each is finite: folding made the NaN.
+    """
+    fed = {id(tensor) for tensor in graph.inputs}
+    for node in graph.nodes:
+        if any(id(tensor) in fed for tensor in node.inputs) or node.subgraphs():
+            fed.update(map(id, node.outputs))
+    waiting = [n for n in graph.nodes if n.name in readers or folded in (t.name for t in n.outputs)]
+    seen = {id(node) for node in waiting}
+    for node in waiting:  # grows
+        for tensor in node.inputs:
+            array = peek(tensor) if is_constant(tensor) else None
+            if array is not None and _is_float(array) and not _is_finite(array):
+                return tensor, array, node
+            writer = None if id(tensor) in fed else producer(tensor)
+            if writer is not None and id(writer) not in seen:
+                seen.add(id(writer))
+                waiting.append(writer)
+    return None
 
 
 def _counted(array: np.ndarray) -> str:

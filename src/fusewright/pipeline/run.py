@@ -13,6 +13,7 @@ from fusewright.calibrate import RandomSamples, open_samples
 from fusewright.engine.profiles import check_shapes
 from fusewright.errors import DataError, PlanError, UsageError
 from fusewright.graph.collector import without_gc
+from fusewright.graph.convert import to_model
 from fusewright.graph.finite import check_finite
 from fusewright.graph.load import Source, fingerprint, model_files, read_source
 from fusewright.graph.model import Model
@@ -183,7 +184,7 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
         # Hashing the file needs a core but not the interpreter: it goes on meanwhile.
         digest = reader.submit(fingerprint, source.path, source.proto)
         model = preparation.run((*RULES, POOL_HEAD) if options.pool_head else RULES)
-        check_finite(model)
+        check_finite(model, lambda: to_model(plain(source), source))
         model.fingerprint = digest.result()
     model.file_ops = dict(zip(source.names, source.ops, strict=True))
     if source.custom:
