@@ -219,6 +219,7 @@ def _rewrite(plan: Plan, job: Job) -> _Rewritten:
     with _as_prepared(plan), job.proof.blaming(rewritten):
         order_norms(plan, job)
         looked = look(plan, job)
+        plan.model.notes += looked.notes
         floated = settle_cores(plan, looked.losses)
         smooth(plan, job, looked.maxima)
         balance(plan, job, looked.maxima)

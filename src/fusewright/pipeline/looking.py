@@ -15,8 +15,10 @@ from fusewright.pipeline.stages import Job, with_outputs
 from fusewright.plan.plan import AUTO, Plan
 from fusewright.quantize.balance import plan_balance
 from fusewright.quantize.logits import measure_logits
+from fusewright.quantize.poles import watch_divisors
 from fusewright.quantize.probabilities import Loss, measure_probabilities
 from fusewright.quantize.smooth import Smoothing, plan_smoothing
+from fusewright.target.precision import FP32
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Looked:
     Attributes:
         maxima: max|x| per channel of what smoothing and balancing decide by, [channels] each.
         losses: name of each attention → what rounding its probabilities, and its q and k, costs it.
+        notes: divisors that come near 0, where something in front of them is rounded.
     """
 
     maxima: Mapping[str, np.ndarray] = field(default_factory=dict)
     losses: Mapping[str, Loss] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def look(plan: Plan, job: Job) -> Looked:
@@ -50,6 +54,9 @@ def look(plan: Plan, job: Job) -> Looked:
     watched, logits = measure_probabilities(proto, plan), measure_logits(proto, plan)
     wanted |= dict.fromkeys((name for pair in watched.values() for name in pair), 0)
     wanted |= dict.fromkeys(logits.values(), 0)
+    is_rounded = job.options.formats.rest != FP32 or any(g.is_quantized for g in plan.groups)
+    divisors = watch_divisors(proto, plan.model.graph) if is_rounded else []
+    wanted |= dict.fromkeys((name for divisor in divisors for name in divisor.tensors), 0)
     if not wanted:
         return Looked()
     save(with_outputs(proto, wanted), flat)
@@ -70,4 +77,5 @@ def look(plan: Plan, job: Job) -> Looked:
         losses[group] = replace(losses.get(group, Loss()), logits=error)
         detail = f"its output is off by {error:.2%} by rounding q and k"
         job.trace.add("plan", "note", "logits", group, detail)
-    return Looked(maxima, losses)
+    notes = [note for divisor in divisors if (note := divisor.note(maxima))]
+    return Looked(maxima, losses, tuple(notes))
