@@ -13,10 +13,16 @@ from onnx import TensorProto, helper, numpy_helper
 MARGIN, ENOUGH = 10.0, 20.0
 
 
-def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator[str]:
-    """A line for each INT8 pair on an activation whose scale is far from the best one.
+# Behind these a pair's readers do not see all of its values: its range is of what they see.
+CUTS = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"})
+_MOVES = frozenset({"Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"})
 
-    The best is found by trying, on the samples of the calibration.
+
+def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator[str]:
+    """A line for each INT8 scale of activations that is far from the best one.
+
+    The best is found by trying, on the samples of the calibration. What shares a scale is judged
+    together: parts of one Concat.
     """
     proto = onnx.ModelProto.FromString(model)
     stored = {t.name: t for t in proto.graph.initializer}
@@ -29,6 +35,7 @@ def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator
         and n.input[2] in stored
         and stored[n.input[2]].data_type == TensorProto.INT8
         and not stored[n.input[1]].dims
+        and not _is_cut(proto, n.output[0])
     ]
     if not pairs:
         return
@@ -41,12 +48,25 @@ def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator
     session = ort.InferenceSession(proto.SerializeToString(), options)
     names = [v.name for v in session.get_outputs()]
     seen = [dict(zip(names, session.run(None, f), strict=True)) | dict(f) for f in feeds]
-    for pair in pairs:
-        values = np.concatenate([np.ravel(s[pair.input[0]]) for s in seen]).astype(np.float64)
-        scale = float(numpy_helper.to_array(stored[pair.input[1]]))
+    for name in dict.fromkeys(pair.input[1] for pair in pairs):
+        sharing = [pair.input[0] for pair in pairs if pair.input[1] == name]
+        values = np.concatenate([np.ravel(s[t]) for t in sharing for s in seen]).astype(np.float64)
+        scale = float(numpy_helper.to_array(stored[name]))
         found, best = _sqnr(values, scale), best_sqnr(values)
         if found < min(best - MARGIN, ENOUGH):
-            yield f"{pair.input[0]}: {found:.1f} dB by scale {scale:.3g}, the best has {best:.1f}"
+            yield (
+                f"{', '.join(sharing)}: {found:.1f} dB by scale {scale:.3g},"
+                f" the best has {best:.1f}"
+            )
+
+
+def _is_cut(proto: onnx.ModelProto, tensor: str) -> bool:
+    """Whether a pair's codes are cut on their way to what computes from them."""
+    readers = [n for n in proto.graph.node if tensor in n.input]
+    if any(n.op_type in CUTS and n.input[0] == tensor for n in readers):
+        return True
+    passed = [n for n in readers if n.op_type in _MOVES or n.op_type == "DequantizeLinear"]
+    return any(_is_cut(proto, n.output[0]) for n in passed)
 
 
 def best_sqnr(values: np.ndarray) -> float:
