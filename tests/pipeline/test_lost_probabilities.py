@@ -127,7 +127,9 @@ def test_what_is_asked_for_is_done_and_the_loss_is_said(
     path = _model(tmp_path, 400, SHARP)
     if "plan" in settings:
         settings = {"plan": tmp_path / "plan.yaml"}
-        write_plan(inspect(path), settings["plan"])
+        plan = inspect(path)
+        plan.group("softmax").asked = True
+        write_plan(plan, settings["plan"])
     result = optimize(path, None, calibration=RandomSamples(4), **settings)
     core = _core(result)
     assert core.is_quantized

@@ -14,8 +14,9 @@ import onnx
 import pytest
 from building import Net, run
 
-from fusewright import optimize
+from fusewright import inspect, optimize
 from fusewright.pipeline import Result
+from fusewright.plan.file import write_plan
 
 SIDE = 16
 LOUD, SOFT = 200.0, 0.5
@@ -246,6 +247,25 @@ def test_one_that_is_asked_for_stays_int8(tmp_path: Path) -> None:
     assert all(g.is_quantized for g in result.plan.groups if g.spec.weights)
     assert decibels < 20
     assert _events(result, "miss"), "and it is said"
+
+
+@pytest.mark.parametrize(
+    ("change", "is_float"),
+    [("", True), ("asked: true", False)],
+    ids=["as the plan has it", "asked for"],
+)
+def test_a_plan_file_that_nobody_changed_changes_nothing(
+    change: str, is_float: bool, tmp_path: Path
+) -> None:
+    _optimized(_one_weight_for_two, tmp_path)
+    file = tmp_path / "plan.yaml"
+    write_plan(inspect(tmp_path / "model.onnx"), file)
+    text = file.read_text()
+    if change:
+        file.write_text(text.replace("  decision: int8\n", f"  decision: int8\n  {change}\n"))
+    result, _ = _optimized(_one_weight_for_two, tmp_path, plan=file)
+    layers = [group for group in result.plan.groups if group.spec.weights]
+    assert any(not group.is_quantized for group in layers) == is_float
 
 
 def _alike(net: Net) -> str:

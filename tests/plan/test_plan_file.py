@@ -146,6 +146,10 @@ BROKEN = {
         lambda t: t.replace("inputs_to_quantize:\n  - 0", "inputs_to_quantize: all", 1),
         "inputs_to_quantize: all; it is a list of positions",
     ),
+    "asked that is no yes or no": (
+        lambda t: t.replace("decision: int8", "decision: int8\n  asked: 1", 1),
+        "group '/conv1/Conv' has asked: 1; it is true or false",
+    ),
     "prepared as what it cannot be": (
         lambda t: t.replace("decision: int8", "decision: int8\n  prepared_as: int7", 1),
         "prepared_as: group '/conv1/Conv': no decision 'int7'",
@@ -162,7 +166,7 @@ BROKEN = {
     ),
     "an entry of a group that is misspelt": (
         lambda t: t.replace("  kind: ", "  smoth: 0.5\n  kind: ", 1),
-        "group '/conv1/Conv' no entry 'smoth'; there are decision, ",
+        "group '/conv1/Conv' no entry 'smoth'; there are asked, decision, ",
     ),
     "an entry twice": (
         lambda t: t.replace("  decision: int8\n", "  decision: float\n  decision: int8\n", 1),

@@ -232,6 +232,6 @@ def _rewrite(plan: Plan, job: Job) -> _Rewritten:
 def _write_found(
     plan: Plan, asked: Mapping[str, Smooth | None], target: Path, files: Pending
 ) -> None:
-    """The plan file, with α as it was asked for: one that was found is found again."""
-    groups = [replace(group, smooth=asked[group.name]) for group in plan.groups]
+    """The plan file: what was found holds, but α is as it was asked for and is found again."""
+    groups = [replace(group, smooth=asked[group.name], asked=True) for group in plan.groups]
     write_plan(replace(plan, groups=groups), plan_beside(target), files)

@@ -200,8 +200,8 @@ def adopt(plan: Plan, theirs: Plan) -> None:
             )
         if problem is not None:
             raise PlanError(f"{plan.model.path}: {problem}")
+        group.asked = group.asked or other.asked or other.decision != group.decision
         group.decision, group.reason, group.apply = other.decision, other.reason, other.apply
-        group.asked = True
         if other.smooth is not None and smooth_setting(other.smooth) is None:
             raise PlanError(
                 f"{plan.model.path}: group '{group.name}' has smooth {other.smooth!r}; it is off,"

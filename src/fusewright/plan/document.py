@@ -12,7 +12,7 @@ from fusewright.errors import PlanError
 _ENTRIES = frozenset({"fusewright", "model", "precision", "residual", "groups", "unclaimed"})
 _OF_A_GROUP = frozenset(
     {"name", "kind", "decision", "reason", "nodes", "inputs", "inputs_to_quantize"}
-    | {"smooth", "prepared_as"}
+    | {"asked", "smooth", "prepared_as"}
 )
 
 

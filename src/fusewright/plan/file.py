@@ -25,6 +25,8 @@ _HEADER = """\
 #   mxfp8  the same in blocks of FP8
 #   float  no pairs, still collapsed into one call
 #   off    left alone: neither quantized nor collapsed
+# A decision that you change holds. Of the others, calibration may find that a layer loses too much
+# and leave it float, as without the file; a line `asked: true` keeps it.
 # A quantized Linear may have a line `smooth:` (off, auto, or an alpha from 0 to 1): how much of its
 # input's outliers SmoothQuant moves into its weights. Without it, --smooth says.
 # `inputs_to_quantize` of a convolution with a residual Add may be [0]: the skip stays float.
@@ -105,7 +107,8 @@ def apply_plan_file(plan: Plan, path: Path) -> None:
         problem = problem or details_refusal(group, inputs, entry.prepared_as, nodes, plan)
         if problem is not None:
             raise PlanError(f"{path}: {problem}")
-        group.apply, group.asked = entry.decision != OFF, True
+        group.asked = group.asked or entry.asked or entry.decision != group.decision
+        group.apply = entry.decision != OFF
         if not group.apply:
             continue
         reason = entry.reason or group.reason
@@ -140,6 +143,7 @@ def _group(group: Group) -> dict[str, Any]:
         "nodes": entry["nodes"],
         "inputs": entry["inputs"],
         "inputs_to_quantize": entry["inputs_to_quantize"],
+        **({"asked": True} if group.asked else {}),
         **{key: entry[key] for key in ("smooth", "prepared_as") if key in entry},
     }
 
@@ -153,6 +157,7 @@ class _Entry:
     reason: str
     smooth: Smooth | None
     inputs: tuple[int, ...] | None
+    asked: bool
     prepared_as: str | None
 
 
@@ -167,6 +172,7 @@ def _entries(data: Mapping[str, Any], path: Path) -> Iterator[_Entry]:
             str(entry.get("reason", "")),
             _smooth(entry, path),
             _inputs(entry, path),
+            _asked(entry, path),
             None if prepared_as is None else str(prepared_as).lower(),
         )
 
@@ -181,6 +187,13 @@ def _inputs(entry: Mapping[str, Any], path: Path) -> tuple[int, ...] | None:
             " positions"
         )
     return tuple(found)
+
+
+def _asked(entry: Mapping[str, Any], path: Path) -> bool:
+    found = entry.get("asked", False)
+    if not isinstance(found, bool):
+        raise PlanError(f"{path}: group '{entry['name']}' has asked: {found}; it is true or false")
+    return found
 
 
 def _residual(data: Mapping[str, Any], path: Path) -> frozenset[str] | None:
