@@ -45,3 +45,22 @@ def test_a_difference_in_the_last_bits_stays_one() -> None:
         (FEEDS[0]["x"] * np.float32(f)).astype(np.float16).astype(float) for f in (1, 1 + 2e-6)
     ]
     assert np.linalg.norm(rounded[0] - rounded[1]) / np.linalg.norm(rounded[0]) > 1e-5
+
+
+def test_an_output_that_a_rewrite_stores_is_rounded_alike() -> None:
+    """Folded away, the last Cast leaves an output that is half for good."""
+
+    def net(stored: bool, value: float = 0.1) -> onnx.ModelProto:
+        net = Net(19)
+        y = net.op("Neg", net.input("x", 1, 1000))
+        if stored:
+            z = net.op("Identity", net.store([value] * 3, dtype=np.float16))
+        else:
+            z = net.op("Cast", net.store([value] * 3), to=TensorProto.FLOAT16)
+        model = net.proto(y, z)
+        model.graph.node[-1].output[0] = model.graph.output[1].name = "constant"
+        return model
+
+    reference = Reference(net(stored=False), FEEDS)
+    assert reference.compare(net(stored=True)).is_within(1e-6)
+    assert not reference.compare(net(stored=True, value=0.2)).is_within(1e-2)

@@ -23,8 +23,10 @@ from fusewright.graph.workspace import Workspace
 
 _IN_ONE_FILE = 1 << 30
 _INLINED = "_inlfunc_"
-# What its MatMulAddFusion stores beside each Gemm that it makes, whatever there is of that name.
+# What its MatMulAddFusion stores beside each Gemm that it makes, and its ReshapeFusion behind the
+# name of the Reshape, whatever there is of that name.
 _FUSED = ("gemm_input_shape", "gemm_output_shape")
+_FUSED_SHAPE = "_new_shape"
 # Everything at the basic level that merges operators, moves transposes, or touches Q/DQ.
 LEFT_OUT = (
     "ConstantSharing",
@@ -134,7 +136,7 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
         raise
     proto = onnx.load(str(written), load_external_data=not keeps)
     remove_inserted_casts(proto, workspace.folder)
-    _rename_taken(proto.graph)
+    rename_taken(proto.graph)
     _cut_activations(proto.graph)
     used = {n.domain for n in with_inner(proto.graph.node)} | {""}
     kept = [entry for entry in proto.opset_import if entry.domain in used]
@@ -143,7 +145,7 @@ def _cleaned(source: Path, name: str, workspace: Workspace, keeps: bool) -> onnx
     return proto
 
 
-def _rename_taken(graph: onnx.GraphProto) -> None:
+def rename_taken(graph: onnx.GraphProto) -> None:
     """Gives other names to what onnxruntime takes the same names for again, in place.
 
     Those are of what it wrote out of operators it has no kernel for: where one is left written out
@@ -152,7 +154,8 @@ def _rename_taken(graph: onnx.GraphProto) -> None:
     """
     written = {name for n in with_inner(graph.node) for name in n.output}
     stored = {tensor.name for tensor in graph.initializer} - {v.name for v in graph.output}
-    fused = {name: f"stored_{name}" for name in stored if name.startswith(_FUSED)}
+    taken = {n for n in stored if n.startswith(_FUSED) or n.endswith(_FUSED_SHAPE)}
+    fused = {name: f"stored_{name}_" for name in taken}
     if not fused and not any(name.startswith(_INLINED) for name in written):
         return
 

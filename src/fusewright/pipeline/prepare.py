@@ -9,7 +9,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
-from fusewright.graph.clean import clean, clean_again
+from fusewright.graph.clean import clean, clean_again, rename_taken
 from fusewright.graph.convert import to_model, to_proto
 from fusewright.graph.fold_shapes import computes_shapes, fold_shapes
 from fusewright.graph.half import has_half_bodies, keep_own_casts, written_out
@@ -64,6 +64,7 @@ class Preparation:
         """
         with self.trace.stage("clean") as details:
             proto = self._cleaned()
+            rename_taken(proto.graph)
             details.append(f"{len(self.source.names)} → {len(proto.graph.node)} nodes")
         with self.trace.stage("normalize") as details:
             model, outcomes = self._normalized(proto, rules)

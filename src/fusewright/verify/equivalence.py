@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 
@@ -18,6 +19,9 @@ from fusewright.verify.outputs import with_float_outputs
 from fusewright.verify.rows import Rows
 from fusewright.verify.selecting import Contest, Forced, Pairs, Values, results_of, run
 from fusewright.verify.selections import does_the_same, find_selections, opset_of, paired
+
+
+_HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
 class Reference:
@@ -82,7 +86,7 @@ class Reference:
             session, fetched = judged.open_with(wanted), []
             for feed, expected in zip(self.feeds, self._expected(contest.needed), strict=True):
                 actual = run(session, feed, wanted)
-                contest.add(feed, expected, actual)
+                contest.add(feed, self._rounded_as(actual, expected), actual)
                 fetched.append([actual[name] for name in also])
         return contest.result(), fetched
 
@@ -106,11 +110,19 @@ class Reference:
             needed = [*distances, *results_of(one for one, _ in pairs)]
             for feed, expected in zip(self.feeds, self._expected(needed), strict=True):
                 actual = forced.run(feed, expected, [*self.names, *read.values()])
+                rounded = self._rounded_as(actual, expected)
                 for name, distance in distances.items():
-                    distance.add(expected[name], actual[read.get(name, name)])
+                    distance.add(rounded[name], actual[read.get(name, name)])
         rows = (distance.result() for distance in distances.values())
         roles = (IN_FRONT_OF if name in read else BEHIND for name in distances)
         return Comparison(tuple(replace(row, role=r) for row, r in zip(rows, roles, strict=True)))
+
+    def _rounded_as(self, actual: Values, expected: Values) -> Values:
+        """What is expected, in half where a rewritten model gives an output so: it stores it."""
+        if not self._in_float:
+            return expected
+        given = {n: actual[n].dtype for n in self.names if actual[n].dtype in _HALVES}
+        return {n: a.astype(given[n]) if n in given else a for n, a in expected.items()}
 
     def _pairs(self, judged: Openable, comparing: bool = False) -> Pairs:
         return same_selections(self._original, judged, comparing)
