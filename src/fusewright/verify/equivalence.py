@@ -20,7 +20,6 @@ from fusewright.verify.rows import Rows
 from fusewright.verify.selecting import Contest, Forced, Pairs, Values, results_of, run
 from fusewright.verify.selections import does_the_same, find_selections, opset_of, paired
 
-
 _HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
