@@ -12,6 +12,7 @@ from fusewright.calibrate import Ranges, Samples
 from fusewright.calibrate.loudness import SampleMaxima, loud_notes
 from fusewright.calibrate.observers import MaxObserver
 from fusewright.calibrate.runner import Observations, begin, watch
+from fusewright.calibrate.sameness import SampleVariety, sameness_notes
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source
 from fusewright.graph.save import save
@@ -146,10 +147,12 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
         peaks = {name: MaxObserver() for name in largest.values()}
         watching |= {name: [observer] for name, observer in peaks.items()}
         floats = {spec.name for spec in job.source.interface.inputs if spec.dtype.kind == "f"}
-        inputs = {v.name: SampleMaxima() for v in proto.graph.input if v.name in floats}
+        read = [v.name for v in proto.graph.input if v.name in floats]
+        maxima = {name: SampleMaxima() for name in read}
+        variety = {name: SampleVariety(job.samples.batch) for name in read}
         if watching:
-            for name, maxima in inputs.items():
-                watching.setdefault(name, []).append(maxima)
+            for name in read:
+                watching.setdefault(name, []).extend((maxima[name], variety[name]))
             flat = job.workspace.folder / "flat.onnx"
             save(with_outputs(proto, watching), flat)
             seen.samples = watch(
@@ -166,7 +169,7 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
             ranges = seen.without(empty).ranges(options)
         tensors = None if probe is None else probe.ranges(seen.samples)
     found = {group: peaks[name].maximum for group, name in largest.items()}
-    notes = tuple(loud_notes(inputs, job.samples))
+    notes = (*loud_notes(maxima, job.samples), *sameness_notes(variety))
     return Seen(
         ranges,
         tensors,
