@@ -16,6 +16,7 @@ from fusewright.graph.save import Pending, committed, save
 from fusewright.pipeline.balancing import balance
 from fusewright.pipeline.equalizing import equalize_parts
 from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
+from fusewright.pipeline.lengths import unseen_lengths
 from fusewright.pipeline.levels import start_levels
 from fusewright.pipeline.looking import look
 from fusewright.pipeline.ordering import order_norms
@@ -152,6 +153,8 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
                 job.proof.settle(proven.result)
             if final is not None:
                 job.proof.measure("verify", final)
+                inputs, feeds = job.source.interface.inputs, job.proof.reference.feeds
+                plan.model.notes += unseen_lengths(plan, inputs, feeds)
             if at_levels is not None and final is not None:
                 plan.model.notes += at_levels(final)
             details.append("float" if final is None else str(final.worst))
