@@ -172,14 +172,28 @@ def root_types(pattern: Pattern) -> frozenset[str]:
 
 def required_types(pattern: Pattern) -> frozenset[str]:
     """Operator types that every match holds: where one is not in a graph, nothing can match."""
+    return _required(pattern, {})
+
+
+def _required(pattern: Pattern, known: dict[int, frozenset[str]]) -> frozenset[str]:
+    # A value stands in many places of a pattern, in each of its spellings.
+    found = known.get(id(pattern))
+    if found is None:
+        found = known[id(pattern)] = _required_by(pattern, lambda inner: _required(inner, known))
+    return found
+
+
+def _required_by(
+    pattern: Pattern, required: Callable[[Pattern], frozenset[str]]
+) -> frozenset[str]:
     match pattern:
         case Op(skippable=True):
-            return required_types(pattern.inputs[0])
+            return required(pattern.inputs[0])
         case Op():
             own = pattern.types if len(pattern.types) == 1 else frozenset()
-            return own.union(*map(required_types, pattern.inputs))
+            return own.union(*map(required, pattern.inputs))
         case OneOf():
-            return frozenset.intersection(*map(required_types, pattern.options))
+            return frozenset.intersection(*map(required, pattern.options))
     return frozenset()
 
 

@@ -45,7 +45,7 @@ from fusewright.quantize.placement import Placement, place
 from fusewright.quantize.probabilities import Loss
 from fusewright.quantize.residual import stream_tensors
 from fusewright.quantize.unseen import leave_unseen
-from fusewright.verify import Comparison
+from fusewright.verify import Comparison, with_quantized_weights
 
 _NAMED = 3  # groups in a note
 
@@ -145,10 +145,12 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
             typed = set_types(plan, placement, seen, job)
             placement, seen, half = typed.placement, typed.seen, typed.half
             proto = collapsed_proto(plan, groups)
-        at_levels = None if seen is None or target is None else start_levels(proto, plan, job, side)
+        judged = proto if seen is None else _in_codes(proto, job)
+        written = seen is not None and target is not None
+        at_levels = start_levels(judged, plan, job, side) if written else None
 
         with job.trace.stage("verify") as details:
-            final = None if seen is None else measure(proto, half, job)
+            final = None if seen is None else measure(judged, half, job)
             if proven is not None:
                 job.proof.settle(proven.result)
             if final is not None:
@@ -180,6 +182,12 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
         (*plan.model.notes, *job.samples.notes, *loud, *rewritten.notes(plan)),
         searched,
     )
+
+
+def _in_codes(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+    """The model with its weights in INT8, rounded once for all that open it."""
+    folder = job.workspace.folder
+    return with_quantized_weights(proto, folder, folder / "codes.weights")
 
 
 @dataclass(frozen=True)
