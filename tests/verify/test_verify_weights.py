@@ -170,7 +170,9 @@ def _linears() -> onnx.ModelProto:
     net = Net()
     x = net.input("x", 1, 4, 128)
     for _ in range(2):
-        x = net.op("Relu", net.op("Add", net.op("MatMul", x, net.draw(128, 128)), net.positive(128)))
+        x = net.op(
+            "Relu", net.op("Add", net.op("MatMul", x, net.draw(128, 128)), net.positive(128))
+        )
     return net.proto(net.op("MatMul", x, net.draw(128, 128)))
 
 

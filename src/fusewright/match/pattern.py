@@ -183,9 +183,7 @@ def _required(pattern: Pattern, known: dict[int, frozenset[str]]) -> frozenset[s
     return found
 
 
-def _required_by(
-    pattern: Pattern, required: Callable[[Pattern], frozenset[str]]
-) -> frozenset[str]:
+def _required_by(pattern: Pattern, required: Callable[[Pattern], frozenset[str]]) -> frozenset[str]:
     match pattern:
         case Op(skippable=True):
             return required(pattern.inputs[0])
