@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx
 from building import run
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention")
@@ -19,8 +20,14 @@ HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention")
 LEVELS = {"int8": 127, "fp8": 31, "int4": 7, "nvfp4": 7}
 
 
-def faked(proto: onnx.ModelProto, feeds: Feeds, quantized: str) -> onnx.ModelProto:
-    """The graph with rounded inputs of heavy operators; its bodies and functions as they are."""
+def faked(
+    proto: onnx.ModelProto, feeds: Feeds, quantized: str, per_tensor: bool = False
+) -> onnx.ModelProto:
+    """The graph with rounded inputs of heavy operators; its bodies and functions as they are.
+
+    Args:
+        per_tensor: weights have one step each.
+    """
     model = onnx.ModelProto()
     model.CopyFrom(proto)
     levels, stored = LEVELS[quantized], {t.name: t for t in model.graph.initializer}
@@ -32,10 +39,39 @@ def faked(proto: onnx.ModelProto, feeds: Feeds, quantized: str) -> onnx.ModelPro
     for node, i in reads:
         name = node.input[i]
         if name in stored:
-            node.input[i] = _rounded_weight(model, stored[name], levels, node)
+            node.input[i] = _rounded_weight(model, stored[name], levels, node, per_tensor)
         elif name in peaks:
             node.input[i] = f"{name}_rounded"
     _place(model, nodes)
+    return model
+
+
+def rounded_to_bf16(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with every stored float, and whatever a node computes, rounded to BF16."""
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    for tensor in model.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype == np.float32:
+            rounded = array.astype(ml_dtypes.bfloat16).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+    inferred = onnx.shape_inference.infer_shapes(proto).graph
+    values = (*inferred.value_info, *inferred.output)
+    floats = {v.name for v in values if v.type.tensor_type.elem_type == TensorProto.FLOAT}
+    nodes = []
+    for node in model.graph.node:
+        nodes.append(node)
+        for i, name in enumerate(node.output):
+            if name in floats:
+                node.output[i] = f"{name}_exact"
+                narrow = helper.make_node(
+                    "Cast", [node.output[i]], [f"{name}_bf16"], to=TensorProto.BFLOAT16
+                )
+                wide = helper.make_node("Cast", narrow.output, [name], to=TensorProto.FLOAT)
+                nodes += [narrow, wide]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
     return model
 
 
@@ -74,14 +110,18 @@ def _rounding(model: onnx.ModelProto, name: str, peak: float, levels: int) -> li
 
 
 def _rounded_weight(
-    model: onnx.ModelProto, tensor: onnx.TensorProto, levels: int, node: onnx.NodeProto
+    model: onnx.ModelProto,
+    tensor: onnx.TensorProto,
+    levels: int,
+    node: onnx.NodeProto,
+    per_tensor: bool,
 ) -> str:
     name = f"{tensor.name}_rounded_for_{node.output[0]}"
     array = numpy_helper.to_array(tensor)
     if array.dtype != np.float32 or array.ndim < 2:
         return str(tensor.name)
     axis = 0 if node.op_type == "Conv" or _is_turned(node) else array.ndim - 1
-    others = tuple(i for i in range(array.ndim) if i != axis)
+    others = tuple(i for i in range(array.ndim) if i != axis or per_tensor)
     step = np.maximum(np.abs(array).max(axis=others, keepdims=True), 1e-30) / levels
     rounded = (np.rint(array / step) * step).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(rounded, name))

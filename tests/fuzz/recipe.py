@@ -22,6 +22,8 @@ from disguises import DISGUISES
 from ends import SAMPLES, STEMS, TAILS
 from growing import LINE, MAP, ROW, TOKENS, VOLUME, Grower
 
+# So many times the samples that a model is drawn with, where a figure is to be sure.
+_MORE = 5
 SPACE = (MAP, LINE, VOLUME)
 ANY = (*SPACE, TOKENS, ROW)
 Step = tuple[str, int]
@@ -110,12 +112,14 @@ class Drawn:
     Attributes:
         rough: outputs that jump where their input moves a little.
         plain: the model without its disguises, for what a reference is made from.
+        more: further samples.
     """
 
     proto: onnx.ModelProto
     feeds: list[dict[str, np.ndarray]]
     rough: frozenset[str] = field(default_factory=frozenset)
     plain: onnx.ModelProto | None = None
+    more: Callable[[], list[dict[str, np.ndarray]]] = list
 
 
 def draw_recipe(seed: int) -> Recipe:
@@ -154,7 +158,13 @@ def build(recipe: Recipe) -> Drawn:
     plain.CopyFrom(proto)
     for name, seed in recipe.disguises:
         proto = DISGUISES[name](proto, random.Random(seed))
-    return Drawn(proto, [_typed(proto, feed) for feed in feeds], frozenset(grower.rough), plain)
+
+    def more() -> list[dict[str, np.ndarray]]:
+        seeds = range(recipe.seed + 1, recipe.seed + 1 + _MORE)
+        return [_typed(proto, feed) for seed in seeds for feed in _feeds(grower, seed)]
+
+    rough = frozenset(grower.rough)
+    return Drawn(proto, [_typed(proto, feed) for feed in feeds], rough, plain, more)
 
 
 def _declare(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> None:

@@ -149,6 +149,14 @@ def _soft_one_elsewhere(net: Net) -> str:
     return _conv(net, net.op("Add", y, _conv(net, soft, [SOFT] * 8)), [1.0] * 8)
 
 
+def _soft_ones_elsewhere(net: Net) -> str:
+    """So with two soft branches, joined for the other layer: its pair moves to both of them."""
+    (loud, *soft), _ = _branches(net, LOUD, SOFT, SOFT)
+    joined = net.op("Concat", *soft, axis=1)
+    y = _conv(net, net.op("Concat", loud, joined, axis=1), [LOUD] * 24)
+    return _conv(net, net.op("Add", y, _conv(net, joined, [SOFT] * 16)), [1.0] * 8)
+
+
 def _with_an_empty_part(net: Net) -> str:
     (loud, soft), sizes = _branches(net, LOUD, SOFT)
     none = net.op("Slice", soft, [0], [0], [1])
@@ -159,7 +167,7 @@ def _with_an_empty_part(net: Net) -> str:
 BUILDS: list[Build] = [
     *(_rgb_and_depth, _rgbd, _transposed_input, _coordinates, _plain, _pooled, _resized, _nested),
     *(_also_float, _grouped, _transposed, _linear, _table, _flattened, _soft_one_elsewhere),
-    _with_an_empty_part,
+    *(_soft_ones_elsewhere, _with_an_empty_part),
 ]
 
 

@@ -70,11 +70,14 @@ def _restore(match: Match, edit: Edit) -> str | None:
         return "a map of more tokens than the attention reads"
     if length not in _window_lengths(edit):
         return f"no other attention of this model in windows of {length} tokens"
-    _reshape(x, [linear.nodes[0]], [*tokens, linear.weight.shape[0]], linear, edit)
     back = output.output
-    if not region_ahead(back, edit.opset).nodes:
-        flat = [None, length, output.weight.shape[1]]
-        _reshape(back, list(back.outputs), list(back.shape or flat)[1:], output, edit)
+    sizes = list(back.shape or [None, length, output.weight.shape[1]])[1:]
+    restores = not region_ahead(back, edit.opset).nodes
+    if restores and not all(isinstance(n, int) for n in sizes):
+        return "a result of unknown size"
+    _reshape(x, [linear.nodes[0]], [*tokens, linear.weight.shape[0]], linear, edit)
+    if restores:
+        _reshape(back, list(back.outputs), sizes, output, edit)
     return None
 
 

@@ -12,7 +12,7 @@ It stands in front of the Concat, where the kernel that quantizes takes it in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -115,9 +115,8 @@ def find_sites(plan: Plan) -> list[Site]:
         found.setdefault((id(tensor), axis), (tensor, channels, []))[2].append((node, group))
     sites = []
     for (_, axis), (tensor, channels, readers) in found.items():
-        parts = parts_of(tensor, axis, channels, opset)
+        parts = parts_of(tensor, axis, channels, opset, elsewhere)
         if len(parts) > 1:
-            parts = [replace(part, apart=part.name in elsewhere) for part in parts]
             layers = tuple(node.name for node, _ in readers)
             groups = tuple(dict.fromkeys(group.name for _, group in readers))
             problem = _problem(tensor, readers, plan, nodes)
@@ -167,8 +166,13 @@ def _problem(
     return None
 
 
-def parts_of(tensor: gs.Tensor, axis: int, channels: int, opset: int) -> list[Part]:
-    """The parts that a tensor was joined from, or each channel of what is still data."""
+def parts_of(
+    tensor: gs.Tensor, axis: int, channels: int, opset: int, elsewhere: Set[str] = frozenset()
+) -> list[Part]:
+    """The parts that a tensor was joined from, or each channel of what is still data.
+
+    Those in a tensor of `elsewhere`, which may itself be joined from several, are apart.
+    """
     node = producer(tensor)
     if node is not None and is_join(node, axis, opset):
         dims = [t.shape[-axis] if t.shape else None for t in node.inputs]
@@ -179,13 +183,16 @@ def parts_of(tensor: gs.Tensor, axis: int, channels: int, opset: int) -> list[Pa
                 if not size:
                     continue  # an empty tensor may be joined too
                 at = joined[-1].stop if joined else 0
-                inner = parts_of(source, axis, size, opset)
-                joined += [replace(p, start=p.start + at, stop=p.stop + at) for p in inner]
+                is_apart = source.name in elsewhere
+                joined += [
+                    replace(p, start=p.start + at, stop=p.stop + at, apart=is_apart or p.apart)
+                    for p in parts_of(source, axis, size, opset, elsewhere)
+                ]
             return joined
     if node is not None and not _is_raw(tensor):
         source_of = in_front(node, axis, channels, opset)
         if source_of is not None:
-            return parts_of(*source_of, channels, opset)
+            return parts_of(*source_of, channels, opset, elsewhere)
     if channels > 1 and _is_raw(tensor):
         return [Part(f"{tensor.name}[{i}]", i, i + 1) for i in range(channels)]
     return [Part(tensor.name, 0, channels)]
