@@ -5,6 +5,20 @@ from __future__ import annotations
 import signal
 
 
+def printable(text: str) -> str:
+    r"""`text` with nothing in it that a terminal obeys: ESC becomes `\x1b`."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def one_line(text: str) -> str:
+    """`text`, printable and on one line; names in it may hold line breaks."""
+    return text if text.isprintable() else printable(" ".join(text.split()))
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
+
+
 class FusewrightError(Exception):
     """Base of every error raised on purpose.
 
@@ -15,6 +29,10 @@ class FusewrightError(Exception):
 
     exit_code = 1
     details: tuple[str, ...] = ()
+
+    def __init__(self, message: str = "") -> None:
+        """`message` names culprit and cure; line breaks in it do not stay."""
+        super().__init__(one_line(message))
 
 
 class UsageError(FusewrightError):

@@ -144,16 +144,16 @@ def test_other_modes_become_rgb(tmp_path, mode, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0, 0.0])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), -1.0, 0.0, 1e-46, 1e39])
 @pytest.mark.parametrize("option", ["std", "scale"])
 def test_what_no_pixel_is_divided_by(option, value):
     with pytest.raises(UsageError, match=f"image {option}"):
         ImageOptions(**{option: value if option == "scale" else (value,)})
 
 
-@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e39])
 def test_a_mean_is_finite(value):
-    with pytest.raises(UsageError, match=f"image mean 0.5,{value:g},0.5: each is a finite number"):
+    with pytest.raises(UsageError, match=r"image mean 0.5,.*,0.5: each is a finite number"):
         ImageOptions(mean=(0.5, value, 0.5))
 
 

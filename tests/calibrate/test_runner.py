@@ -185,7 +185,11 @@ def test_ranges_survive_json():
     [
         ({"s": ["nowhere"]}, ModelError, "'nowhere' to calibrate is not in the model"),
         ({"s": ["w1"]}, ModelError, "'w1' to calibrate is not in the model"),
-        ({"s": ["log"]}, DataError, "sample 0: tensor 'log' holds NaN or Inf"),
+        (
+            {"s": ["log"]},
+            DataError,
+            r"sample 0 \(calibration data\): tensor 'log' holds NaN or Inf",
+        ),
         ({"s": ["dims"]}, DataError, "'dims' is int64"),
         ({"s": []}, DataError, "site 's': its tensors were empty"),
     ],
@@ -198,7 +202,7 @@ def test_bad_sites(sites, error, message):
 def test_no_samples_and_feeds_that_do_not_fit():
     with pytest.raises(DataError, match="no calibration samples"):
         calibrate(MODEL, SITES, [])
-    with pytest.raises(DataError, match="sample 0: onnxruntime failed"):
+    with pytest.raises(DataError, match=r"^calibration sample 0: onnxruntime fails: "):
         calibrate(MODEL, {"c": ["c1"]}, [{"x": DATA[:1, :2]}])
 
 

@@ -101,6 +101,13 @@ def test_bad_readers(module, attribute, message):
         list(open_samples(f"{module}:{attribute}", IMAGE))
 
 
+def test_a_reader_without_samples_is_named(tmp_path, monkeypatch):
+    (tmp_path / "barren.py").write_text("def feeds():\n    return iter(())\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="reader 'barren:feeds': no calibration samples"):
+        list(open_samples("barren:feeds", IMAGE))
+
+
 def test_reader_module_that_cannot_be_imported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "syntax_is_wrong.py").write_text("def (")

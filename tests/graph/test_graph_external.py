@@ -85,7 +85,7 @@ REFUSED = {
     "length of another shape": (_with(length=400), "400 bytes, its shape and type"),
     "no name": (lambda _: _stored(""), "names no file"),
     "a folder": (_folder_there, "is missing"),
-    "no file can be named so": (lambda _: _stored("a\0b"), "'a\0b'"),
+    "no file can be named so": (lambda _: _stored("a\0b"), r"'a\x00b'"),
     "a name too long": (lambda _: _stored("a" * 5000), "cannot be found"),
 }
 

@@ -146,6 +146,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
         "has no output",
     ),
     "functions that double": (_calling("F0", *_bomb(40)), "unfold to more than"),
+    "a few that do": (_calling("F0", *_bomb(16)), "unfold to more than 20000 nodes"),
     "functions deep inside each other": (_calling("F0", *_bomb(3000, 1)), "inside each other"),
 }
 

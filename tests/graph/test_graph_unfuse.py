@@ -11,7 +11,8 @@ import pytest
 from building import Net, assert_equal
 
 from fusewright import RandomSamples, inspect, optimize
-from fusewright.graph.unfuse import DOMAIN, is_fused, write_out
+from fusewright.graph.refused import FUSED as DOMAIN
+from fusewright.graph.unfuse import is_fused, write_out
 
 Build = Callable[[Net], str]
 

@@ -163,3 +163,51 @@ def test_a_model_that_cannot_run_is_said_so_without_addresses(name: str, tmp_pat
         optimize(path, tmp_path / "out.onnx", DATA)
     assert str(caught.value).startswith(f"{path}: {said}")
     assert [file.name for file in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_what_fails_on_a_sample_names_file_sample_and_node(tmp_path: Path) -> None:
+    net = Net()
+    y = net.op("Gather", net.draw(10, 8), net.input("ids", 1, 4, dtype=np.int64))
+    path = tmp_path / "net.onnx"
+    onnx.save(net.proto(net.op("MatMul", y, net.draw(8, 8))), path)
+    ids = np.array([[0, 1, 2, 3], [3, 4, 5, 6], [7, 8, 9, 10]])
+    said = r"sample 2: onnxruntime fails at node 'Gather_\d+' \(Gather\): .*out of data bounds"
+    with pytest.raises(DataError, match=rf"^{path}: {said}"):
+        optimize(path, None, {"ids": ids})
+    with pytest.raises(DataError, match=rf"^{path}: {said}"):
+        compare(path, path, {"ids": ids})
+    np.savez(tmp_path / "d.npz", ids=np.concatenate([ids[:2]] * 3 + [ids[2:]]))
+    with pytest.raises(DataError, match=r"^calibration sample 6 \(.*d\.npz\): onnxruntime fails"):
+        optimize(path, None, tmp_path / "d.npz")
+
+
+def test_an_output_that_is_no_tensor(tmp_path: Path) -> None:
+    net = Net()
+    y = net.op("Relu", net.input("x", 1, 4))
+    model = net.proto(net.op("SequenceConstruct", y, y))
+    del model.graph.output[:]
+    name = model.graph.node[-1].output[0]
+    model.graph.output.append(onnx.helper.make_tensor_sequence_value_info(name, 1, None))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=rf"net\.onnx: output '{name}' is a seq\(tensor"):
+        optimize(tmp_path / "net.onnx", None, DATA)
+
+
+def test_an_input_that_is_no_tensor(tmp_path: Path) -> None:
+    net = Net()
+    model = net.proto(net.op("OptionalGetElement", net.input("x", 1, 4)))
+    tensor = onnx.helper.make_tensor_type_proto(1, [1, 4])
+    optional = onnx.helper.make_optional_type_proto(tensor)
+    model.graph.input[0].CopyFrom(onnx.helper.make_value_info("x", optional))
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"net\.onnx: input 'x' is of type optional: samples"):
+        optimize(tmp_path / "net.onnx", None, DATA)
+
+
+def test_names_with_line_breaks_stay_on_one_line(tmp_path: Path) -> None:
+    net = Net()
+    weight = net.store(np.full((4, 4), np.nan, np.float32), "w\n\x1b[31m")
+    onnx.save(net.proto(net.op("MatMul", net.input("x", 2, 4), weight)), tmp_path / "net.onnx")
+    with pytest.raises(ModelError, match=r"stored tensor 'w \\x1b\[31m\w*' holds 16 NaN") as error:
+        optimize(tmp_path / "net.onnx", None, DATA)
+    assert str(error.value).isprintable()

@@ -11,6 +11,7 @@ import pytest
 from building import Net
 
 from fusewright import RandomSamples, optimize
+from fusewright.errors import ModelError
 
 LEVELS = ("ORT_DISABLE_ALL", "ORT_ENABLE_BASIC", "ORT_ENABLE_EXTENDED", "ORT_ENABLE_ALL")
 
@@ -105,3 +106,30 @@ def test_its_casts_around_float16_kernels_are_the_files_own(precision: str, tmp_
     assert any(name.startswith("InsertedPrecisionFreeCast_") for name in names)
     result = optimize(path, None, RandomSamples(2), precision=precision, strict=True)
     assert [g.kind for g in result.plan.groups] == ["ConvBNAct", "ConvBN"]
+
+
+def test_what_it_fused_in_a_body_is_noted(tmp_path: Path) -> None:
+    net = Net()
+    x = net.input("x", 1, 4, 8, 8)
+    inside = onnx.helper.make_node("Gelu", [x], ["inside"], domain="com.microsoft")
+    other = onnx.helper.make_node("Identity", [x], ["other"])
+    bodies = {
+        key: onnx.helper.make_graph([node], key, [], [onnx.ValueInfoProto(name=node.output[0])])
+        for key, node in (("then_branch", inside), ("else_branch", other))
+    }
+    positive = net.op("Cast", net.op("ReduceMean", x, keepdims=0), to=onnx.TensorProto.BOOL)
+    model = net.proto(net.conv(net.op("If", positive, **bodies), 4, 4))
+    model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(model, tmp_path / "net.onnx")
+    notes = optimize(tmp_path / "net.onnx", None, RandomSamples(2)).notes
+    assert any("left alone: Gelu of 'com.microsoft'" in note for note in notes)
+
+
+def test_what_it_fused_for_other_devices_is_named(tmp_path: Path) -> None:
+    net = Net()
+    x = net.op("Transpose", net.input("x", 1, 4, 8, 8), perm=[0, 2, 3, 1])
+    model = net.proto(net.op("NhwcConv", x, net.draw(4, 4, 3, 3), domain="com.microsoft"))
+    onnx.save(model, tmp_path / "net.onnx")
+    said = r"net\.onnx: node 'NhwcConv_\d+' \(NhwcConv\) is one that onnxruntime's optimizer writes"
+    with pytest.raises(ModelError, match=said):
+        optimize(tmp_path / "net.onnx", None, RandomSamples(2))

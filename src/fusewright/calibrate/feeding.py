@@ -37,15 +37,20 @@ class Told:
 
 
 def feeds(
-    blocks: Iterable[Block], inputs: Sequence[TensorSpec], told: Told
+    blocks: Iterable[Block],
+    inputs: Sequence[TensorSpec],
+    told: Told,
+    where: str = "calibration data",
 ) -> Iterator[dict[str, np.ndarray]]:
     """Yields one feed at a time; rows left over in one block go on with the next.
+
+    `where` names what the blocks come from, for a message where there is none.
 
     Raises:
         DataError: a block does not fit the inputs, or there is no complete feed in all of them.
     """
     feeder = _Feeder({spec.name: [] for spec in inputs})
-    where, given = "calibration data", 0
+    given = 0
     for block in blocks:
         where = block.where
         for feed in feeder.add(fit_block(block, inputs)):

@@ -26,11 +26,13 @@ class PathData:
         start: begins a pass over its blocks.
         headers_tell: shapes of all blocks are known without reading values.
         images: number of image files, None where it holds something else.
+        where: its name, for messages about a pass without blocks.
     """
 
     start: Callable[[], Iterable[Block]]
     headers_tell: bool = False
     images: int | None = None
+    where: str = "calibration data"
 
 
 def open_path(path: Path, inputs: Sequence[TensorSpec], images: ImageOptions) -> PathData:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,8 @@ from fusewright.graph.session import TensorSpec
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 )
+
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -54,12 +55,17 @@ class ImageOptions:
             raise UsageError(f"image color {self.color!r} is neither 'rgb' nor 'bgr'")
         if self.size is not None and min(self.size) < 1:
             raise UsageError(f"image size {self.size} is not positive")
-        if not self.mean or not all(map(math.isfinite, self.mean)):
-            raise UsageError(f"image mean {_listed(self.mean)}: each is a finite number")
-        if not self.std or not all(0 < std < math.inf for std in self.std):
-            raise UsageError(f"image std {_listed(self.std)}: each is a positive number")
-        if not 0 < self.scale < math.inf:
-            raise UsageError(f"image scale {self.scale} is no positive number")
+        if not self.mean or not all(abs(mean) <= _LARGEST for mean in self.mean):
+            raise UsageError(f"image mean {_listed(self.mean)}: each is a finite number (float32)")
+        if not self.std or not all(map(_is_positive, self.std)):
+            raise UsageError(f"image std {_listed(self.std)}: each is a positive number (float32)")
+        if not _is_positive(self.scale):
+            raise UsageError(f"image scale {self.scale} is no positive number (float32)")
+
+
+def _is_positive(value: float) -> bool:
+    """Whether float32 holds the value as a positive, normal number."""
+    return _SMALLEST <= value <= _LARGEST
 
 
 def _listed(values: tuple[float, ...]) -> str:

@@ -17,7 +17,7 @@ from fusewright.calibrate.methods import method_for, new_observer_kind, threshol
 from fusewright.calibrate.observers import Histogram, MaxObserver, Scratch, from_state
 from fusewright.calibrate.ranges import Range, Ranges
 from fusewright.errors import DataError, ModelError, UsageError
-from fusewright.graph.session import Feed, open_session, run_session, session_options
+from fusewright.graph.session import Feed, naming, open_session, run_session, session_options
 from fusewright.target import FORMATS
 from fusewright.target.precision import INT8
 
@@ -204,10 +204,11 @@ def watch(
     with ThreadPoolExecutor(max_workers=1) as counter:
         counting: Future[None] | None = None
         for index, feed in enumerate(_limited(samples, options.samples)):
-            values = _values(session, feed, fetched, fed, index)
+            where = _where(samples, index)
+            values = _values(session, feed, fetched, fed, where)
             if counting is not None:
                 counting.result()
-            counting = counter.submit(_count, watching, values, index)
+            counting = counter.submit(_count, watching, values, where)
             seen += getattr(samples, "batch", 1)
             if progress is not None:
                 progress(seen)
@@ -219,26 +220,28 @@ def watch(
 
 
 def _values(
-    session: ort.InferenceSession, feed: Feed, fetched: list[str], fed: list[str], index: int
+    session: ort.InferenceSession, feed: Feed, fetched: list[str], fed: list[str], where: str
 ) -> dict[str, object]:
     """The placed tensors of one sample, by name."""
     values: dict[str, object] = {name: feed[name] for name in fed}
     if fetched:
-        try:
+        with naming(where):
             values |= zip(fetched, run_session(session, feed, fetched), strict=True)
-        except DataError as error:
-            raise DataError(f"calibration sample {index}: {error}") from error
     return values
 
 
 def _count(
-    watching: Mapping[str, Sequence[Watcher]], values: Mapping[str, object], index: int
+    watching: Mapping[str, Sequence[Watcher]], values: Mapping[str, object], where: str
 ) -> None:
-    try:
+    with naming(where):
         for name, value in values.items():
             _update(watching[name], value, name)
-    except DataError as error:
-        raise DataError(f"calibration sample {index}: {error}") from error
+
+
+def _where(samples: Iterable[Feed], index: int) -> str:
+    """Which sample it is, for messages; `Samples` know its file, too."""
+    places: Sequence[str] = getattr(samples, "places", ())
+    return f"calibration sample {index}" + (f" ({places[index]})" if index < len(places) else "")
 
 
 def _update(observers: Sequence[Watcher], value: object, name: str) -> None:

@@ -164,7 +164,10 @@ def open_samples(
     data, once = _open(source, inputs, images)
     total = None if once else _count(data, inputs)
     return Samples(
-        lambda told: feeds(data.start(), inputs, told), batch=batch, total=total, once=once
+        lambda told: feeds(data.start(), inputs, told, data.where),
+        batch=batch,
+        total=total,
+        once=once,
     )
 
 
@@ -186,7 +189,8 @@ def _open(source: Any, inputs: Sequence[TensorSpec], images: ImageOptions) -> tu
     with users_code(label):
         if not (hasattr(source, "get_next") or isinstance(source, Iterable) or callable(source)):
             raise DataError(f"{label}: no calibration data: no get_next() and not iterable")
-        return PathData(lambda: reader_blocks(source, label)), not can_start_again(source)
+        data = PathData(lambda: reader_blocks(source, label), where=label)
+        return data, not can_start_again(source)
 
 
 def _count(data: PathData, inputs: Sequence[TensorSpec]) -> int | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import signal
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +16,7 @@ from fusewright.cli.inspect import inspect
 from fusewright.cli.optimize import optimize
 from fusewright.cli.plan import plan
 from fusewright.cli.report import report
+from fusewright.errors import Stopped
 
 PROGRAM = "fusewright"
 
@@ -23,8 +27,23 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """A reader's own KeyboardInterrupt ends a command as Ctrl-C does; Click would add a line."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            raise Stopped(signal.SIGINT) from error
+
+    return run
+
+
 for command in (optimize, inspect, plan, compare, build, report):
-    app.command(command.__name__)(command)
+    app.command(command.__name__)(_interruptible(command))
 
 
 def _show_version(wanted: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from fusewright.cli.app import PROGRAM, app
-from fusewright.errors import FusewrightError, Stopped
+from fusewright.errors import FusewrightError, Stopped, one_line
 
 # A terminal that is closed sends SIGHUP; Windows has none.
 _ENDING = [
@@ -94,7 +94,7 @@ def _end(line: str, code: int, details: Sequence[str] = ()) -> int:
     """Says why it ends; `details` are lines below, such as one for each node refused."""
     for text in (line, *(f"  {detail}" for detail in details)):
         indent = text[: len(text) - len(text.lstrip())]
-        print(indent + " ".join(text.split()), file=sys.stderr)  # noqa: T201
+        print(indent + one_line(" ".join(text.split())), file=sys.stderr)  # noqa: T201
     return code
 
 
@@ -111,7 +111,7 @@ def _warnings_as_notes(quiet: bool) -> Iterator[None]:
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         if not quiet:
-            print(f"note: {' '.join(str(message).split())}", file=sys.stderr)  # noqa: T201
+            print(f"note: {one_line(str(message))}", file=sys.stderr)  # noqa: T201
 
     with warnings.catch_warnings():
         warnings.showwarning = show

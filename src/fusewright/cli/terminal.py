@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.segment import Segment
 from rich.text import Text
 
-from fusewright.errors import OutputError, UsageError
+from fusewright.errors import OutputError, UsageError, printable
 
 # Logs have no width of their own; Rich would take 80.
 _LOG_WIDTH = 100
@@ -33,7 +34,7 @@ class Terminal:
         if verbose and quiet:
             raise UsageError("--verbose and --quiet exclude each other")
         self.verbose, self.quiet = verbose, quiet
-        self.out = _console(_Unheard if writes else Console)
+        self.out = _console(_Unheard if writes else _Harmless)
         self.err = _console(stderr=True)
 
     @property
@@ -126,7 +127,23 @@ def _to_stdout() -> Iterator[None]:
         raise OutputError(f"stdout: cannot be written: {error.strerror or error}") from error
 
 
-class _Unheard(Console):
+class _Harmless(Console):
+    """A console that shows what a name has for the terminal (ESC, BEL) instead of obeying it."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Rich's own, with the text of each segment made printable."""
+        for segment in super().render(renderable, options):
+            text, style, control = segment
+            if control or text.isprintable() or not text.strip("\n"):
+                yield segment
+            else:
+                lines = (printable(line) for line in text.split("\n"))
+                yield Segment("\n".join(lines), style)
+
+
+class _Unheard(_Harmless):
     """A console that goes on in silence where its reader has gone."""
 
     def on_broken_pipe(self) -> None:
@@ -135,7 +152,7 @@ class _Unheard(Console):
             super().on_broken_pipe()
 
 
-def _console(kind: type[Console] = Console, stderr: bool = False) -> Console:
+def _console(kind: type[Console] = _Harmless, stderr: bool = False) -> Console:
     console = kind(stderr=stderr, highlight=False, markup=False, emoji=False)
     # A shell without a terminal may say COLUMNS=0, at which Rich prints nothing.
     if console.width < 1 or (not console.is_terminal and "COLUMNS" not in os.environ):

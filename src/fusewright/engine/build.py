@@ -21,8 +21,8 @@ from fusewright.engine.report import EngineReport, KernelReport
 from fusewright.engine.types import formats_of
 from fusewright.errors import OutputError
 from fusewright.graph.load import read_source, with_inner
+from fusewright.graph.refused import FUSED
 from fusewright.graph.save import Pending, check_output, committed
-from fusewright.graph.unfuse import DOMAIN as FUSED
 
 LAYERS_SUFFIX = ".layers.json"
 """Of the report that is written beside an engine."""

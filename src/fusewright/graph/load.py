@@ -104,6 +104,21 @@ def read_source(path: str | Path) -> Source:
     )
 
 
+def require_tensors(source: Source) -> None:
+    """Refuses inputs that no sample can be: sequences, maps and optional ones.
+
+    Raises:
+        ModelError: with the input.
+    """
+    for value in source.proto.graph.input:
+        kind = value.type.WhichOneof("value") or "tensor_type"
+        if kind != "tensor_type":
+            raise ModelError(
+                f"{source.path}: input '{value.name}' is of type {kind.removesuffix('_type')}:"
+                " samples are tensors"
+            )
+
+
 def load_weights(source: Source) -> onnx.ModelProto:
     """A copy of the model of its own, with every weight in it."""
     if source.holds_weights:

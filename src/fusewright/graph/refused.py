@@ -19,6 +19,8 @@ _WRONG_TYPE = re.compile(
     r" \((?P<op>\w+)\) in node \((?P<node>.*?)\) is invalid"
 )
 _TITLES = {"double": "FP64", "bfloat16": "BF16", "float16": "FP16"}
+FUSED = "com.microsoft"
+"""The domain of operators that onnxruntime's optimizer writes; `com.microsoft.nchwc` is another."""
 IN_FLOAT32 = "export the model in float32"
 """What to do where onnxruntime's CPU lacks a type."""
 
@@ -36,8 +38,17 @@ def explained(reason: str, model: bytes | str | Path) -> str | None:
         op = wrong["op"]
     else:
         missing = _NO_KERNEL.search(reason)
-        found = missing and _odd_input(missing["node"], model)
-        if not missing or not found:
+        proto = None if missing is None else _read(model)
+        if missing is None or proto is None:
+            return None
+        if any(n.name == missing["node"] and n.domain.startswith(FUSED) for n in proto.graph.node):
+            return (
+                f"node '{missing['node']}' ({missing['op']}) is one that onnxruntime's optimizer"
+                " writes for other devices, and neither its CPU nor TensorRT has it: give the file"
+                " from before that optimizer"
+            )
+        found = _odd_input(missing["node"], proto)
+        if found is None:
             return None
         tensor, kind = found
         text, op = f"'{tensor}' of node '{missing['node']}'", missing["op"]
@@ -46,15 +57,20 @@ def explained(reason: str, model: bytes | str | Path) -> str | None:
     return f"{text} is {_TITLES[kind]}, and onnxruntime's CPU has no {op} for it: {IN_FLOAT32}"
 
 
-def _odd_input(node: str, model: bytes | str | Path) -> tuple[str, str] | None:
-    """The first tensor that a node reads in a type that onnxruntime mostly lacks, and the type."""
+def _read(model: bytes | str | Path) -> onnx.ModelProto | None:
     try:
         if isinstance(model, bytes):
-            proto = onnx.ModelProto.FromString(model)
-        else:
-            proto = onnx.load(str(model), load_external_data=False)
+            return onnx.ModelProto.FromString(model)
+        return onnx.load(str(model), load_external_data=False)
+    except (OSError, DecodeError):
+        return None
+
+
+def _odd_input(node: str, proto: onnx.ModelProto) -> tuple[str, str] | None:
+    """The first tensor that a node reads in a type that onnxruntime mostly lacks, and the type."""
+    try:
         infer_shapes(proto)
-    except (OSError, DecodeError, onnx.shape_inference.InferenceError):
+    except onnx.shape_inference.InferenceError:
         return None
     graph = proto.graph
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info)}

@@ -24,6 +24,12 @@ _QUIET = 4
 _ADDRESS = re.compile(
     r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed:)?(/\S+:\d+ \S.*?\) )?"
 )
+# A kernel's failure: which node, and behind the place in the C++ code, why.
+_FAILED = re.compile(
+    r"while running (?P<op>\S+) node\. Name:'(?P<node>.*?)' Status Message: "
+    r"(?:/\S+:\d+ \S.*?\) )?(?P<reason>.*)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -103,19 +109,44 @@ def run_session(
     try:
         results: list[np.ndarray] = session.run(outputs, dict(feed))
     except Exception as error:  # as above
-        raise DataError(f"onnxruntime failed on a sample: {first_line(error)}") from error
+        raise DataError(_failure(str(error))) from error
     return results
 
 
+def _failure(text: str) -> str:
+    found = _FAILED.search(text)
+    if found is None:
+        return f"onnxruntime fails: {first_line(_ADDRESS.sub('', text))}"
+    return f"onnxruntime fails at node '{found['node']}' ({found['op']}): " + first_line(
+        found["reason"]
+    )
+
+
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Puts the file's name in front of a ModelError that lacks it: which model it was."""
+def naming(path: Path | str) -> Iterator[None]:
+    """Puts a name in front of an error that lacks it: of the model's file, or of the sample."""
     try:
         yield
-    except ModelError as error:
+    except (ModelError, DataError) as error:
         if str(error).startswith(str(path)):
             raise
-        raise ModelError(f"{path}: {error}") from error
+        kind = ModelError if isinstance(error, ModelError) else DataError
+        raise kind(f"{path}: {error}") from error
+
+
+def tensor_outputs(session: ort.InferenceSession) -> list[str]:
+    """The names of a model's outputs.
+
+    Raises:
+        ModelError: one is no tensor, such as a sequence or a map.
+    """
+    for output in session.get_outputs():
+        if not output.type.startswith("tensor("):
+            raise ModelError(
+                f"output '{output.name}' is a {output.type}: results are compared as tensors alone,"
+                " give the model without it"
+            )
+    return [output.name for output in session.get_outputs()]
 
 
 def first_line(error: BaseException | str) -> str:

@@ -17,16 +17,16 @@ from onnx import helper, numpy_helper
 
 from fusewright.graph.light import without_weights
 from fusewright.graph.opset import LAYERNORM_OPSET
+from fusewright.graph.refused import FUSED
 from fusewright.graph.shapes import infer_shapes
 
-DOMAIN = "com.microsoft"
 _SPLIT_SIZES_OPSET = 13
 _FLOATS = frozenset({onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16})
 
 
 def is_fused(node: onnx.NodeProto) -> bool:
     """Whether it is one of onnxruntime's own operators, of those that are written out here."""
-    return node.domain == DOMAIN and node.op_type in _BODIES
+    return node.domain == FUSED and node.op_type in _BODIES
 
 
 def write_out(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 
-from fusewright.errors import ModelError, PlanError, UsageError
+from fusewright.errors import ModelError, PlanError, UsageError, one_line
 from fusewright.graph.convert import to_proto
 from fusewright.graph.save import Pending, committed, save
 from fusewright.pipeline.balancing import balance
@@ -160,7 +160,8 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
             if at_levels is not None and final is not None:
                 plan.model.notes += at_levels(final)
             details.append("float" if final is None else str(final.worst))
-    loud = () if seen is None else seen.notes
+    found = () if seen is None else seen.notes
+    notes = (*plan.model.notes, *job.samples.notes, *found, *rewritten.notes(plan))
     stamp(proto, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)
     if target is not None:
         with job.trace.stage("write"), committed(pending) as files:
@@ -179,7 +180,7 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
         job.trace,
         0 if seen is None else seen.samples,
         peak_memory(),
-        (*plan.model.notes, *job.samples.notes, *loud, *rewritten.notes(plan)),
+        tuple(map(one_line, notes)),
         searched,
     )
 

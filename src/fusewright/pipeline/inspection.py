@@ -17,7 +17,7 @@ from fusewright.errors import ModelError, UsageError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.half import holds_bfloat16
 from fusewright.graph.light import is_small_external
-from fusewright.graph.load import Source, load_weights, read_source, with_inner
+from fusewright.graph.load import Source, load_weights, read_source, require_tensors, with_inner
 from fusewright.graph.model import Model
 from fusewright.graph.session import TensorSpec
 from fusewright.graph.walk import producer
@@ -124,6 +124,7 @@ def compare(
     """
     source, other = read_source(first), read_source(second)
     _require_same_interface(source, other)
+    require_tensors(source)
     feeds = open_samples(data, source.interface.inputs, images).limit(samples)
     judged = _as_given(other, source)
     workspace = Workspace()

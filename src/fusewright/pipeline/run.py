@@ -15,12 +15,12 @@ from fusewright.errors import DataError, PlanError, UsageError
 from fusewright.graph.collector import without_gc
 from fusewright.graph.convert import to_model
 from fusewright.graph.finite import check_finite
-from fusewright.graph.load import Source, fingerprint, model_files, read_source
+from fusewright.graph.load import Source, fingerprint, model_files, read_source, require_tensors
 from fusewright.graph.model import Model
+from fusewright.graph.refused import FUSED
 from fusewright.graph.save import Pending, check_output
 from fusewright.graph.session import naming
 from fusewright.graph.symbols import bindings
-from fusewright.graph.unfuse import DOMAIN as FUSED
 from fusewright.graph.widen import holds_half
 from fusewright.graph.workspace import Workspace
 from fusewright.normalize import RULES
@@ -127,6 +127,7 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
         raise DataError(
             "no calibration data: give --calib DATA, or --random-data where none exists"
         )
+    require_tensors(source)
     check_shapes(source.interface.inputs, options.shapes)
     with trace.stage("load") as details:
         samples = open_samples(calibration, source.interface.inputs, options.images)
@@ -220,7 +221,9 @@ def make_plan(preparation: Preparation, options: Options) -> Plan:
 
 def _of_onnxruntime(model: Model) -> list[str]:
     """A note on operators that onnxruntime alone has, where some are left."""
-    left = Counter(node.op for node in model.graph.nodes if node.domain == FUSED)
+    scopes = (model.graph, *model.graph.subgraphs(recursive=True))
+    nodes = (node for scope in scopes for node in scope.nodes)
+    left = Counter(node.op for node in nodes if (node.domain or "").startswith(FUSED))
     if not left:
         return []
     named = ", ".join(f"{op} ({count})" if count > 1 else op for op, count in sorted(left.items()))

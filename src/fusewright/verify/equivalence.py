@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from fusewright.errors import DataError, ModelError
-from fusewright.graph.session import Feed
+from fusewright.graph.session import Feed, naming, tensor_outputs
 from fusewright.verify.distance import BEHIND, IN_FRONT_OF, Comparison, Distance
 from fusewright.verify.opening import Openable
 from fusewright.verify.outputs import with_float_outputs
@@ -34,7 +34,8 @@ class Reference:
         `folder` holds the weights that models refer to.
 
         Raises:
-            DataError: there is no sample.
+            DataError: there is no sample, or the model fails on one.
+            ModelError: onnxruntime cannot load it, or an output is no tensor.
         """
         if not feeds:
             raise DataError("no sample to verify with")
@@ -43,8 +44,12 @@ class Reference:
         self._in_float = original is not model
         self._original = Openable(original, folder)
         session = self._original.open()
-        self.names = [output.name for output in session.get_outputs()]
-        self._known = [run(session, feed, self.names) for feed in self.feeds]
+        self._known: list[Values] = []
+        with self._original.named():
+            self.names = tensor_outputs(session)
+            for index, feed in enumerate(self.feeds):
+                with naming(f"sample {index}"):
+                    self._known.append(run(session, feed, self.names))
         self._rows = _rows_of(self._original)
 
     @property
@@ -194,7 +199,8 @@ def compare_models(
     """
     one, other = Openable(first), Openable(second, folder)
     first_session, second_session = one.open(), other.open()
-    names = [output.name for output in first_session.get_outputs()]
+    with one.named():
+        names = tensor_outputs(first_session)
     if names != [output.name for output in second_session.get_outputs()]:
         raise ModelError("the two models have different outputs")
     contest = Contest(names, same_selections(one, other), other, _rows_of(one))
@@ -203,8 +209,11 @@ def compare_models(
         first_session, second_session = one.open_with(needed), other.open_with(wanted)
     count = 0
     for feed in feeds:
+        with one.named(), naming(f"sample {count}"):
+            expected = run(first_session, feed, needed)
+        with other.named(), naming(f"sample {count}"):
+            actual = run(second_session, feed, wanted)
         count += 1
-        expected, actual = run(first_session, feed, needed), run(second_session, feed, wanted)
         contest.add(feed, expected, actual)
     if not count:
         raise DataError("no sample to compare with")

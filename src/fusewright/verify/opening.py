@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,7 +40,7 @@ class Openable:
     def structure(self) -> onnx.ModelProto:
         """The model; of a file, without its stored tensors."""
         if isinstance(self.model, Path):
-            with naming(self.model):
+            with self.named():
                 return structure(serialized(self.model))
         return self.model
 
@@ -56,7 +57,7 @@ class Openable:
             ModelError: onnxruntime cannot load it.
         """
         if isinstance(self.model, Path):
-            with naming(self.model):
+            with self.named():
                 return open_session(self.model)
         return self._open(self.model)
 
@@ -70,6 +71,10 @@ class Openable:
             return self.open()
         return self.open_edited(copied(self._loaded, names))
 
+    def named(self) -> AbstractContextManager[None]:
+        """A context in which errors name the file, where there is one."""
+        return naming(self.model) if isinstance(self.model, Path) else nullcontext()
+
     def loaded(self) -> onnx.ModelProto:
         """The model with what its file itself stores; not to be changed."""
         return self._loaded
@@ -80,10 +85,8 @@ class Openable:
         Raises:
             ModelError: onnxruntime cannot load it.
         """
-        if isinstance(self.model, Path):
-            with naming(self.model):
-                return self._open(model)
-        return self._open(model)
+        with self.named():
+            return self._open(model)
 
     def _open(self, model: onnx.ModelProto) -> ort.InferenceSession:
         # Through a file: from bytes, the weights would be in memory twice more while it loads.
