@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 # A command is one short process, and a graph's nodes and tensors are cycles that stay: looking for
 # garbage among them as often as Python does by default takes a tenth of a small job's time.
-_ALLOCATIONS = 100_000
+_ALLOCATIONS = 500_000
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

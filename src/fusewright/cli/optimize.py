@@ -253,12 +253,14 @@ def _finish(
     files: Pending,
 ) -> None:
     """Builds the engine where one was asked for, and writes the JSON."""
-    from fusewright.cli.build import build_and_show
     from fusewright.cli.targets import write_json
-    from fusewright.engine.build import BuildOptions, BuildPlace
 
     report = result.to_dict()
     if engine is not None and result.path is not None:
+        # Imported where it is asked for: most runs build nothing.
+        from fusewright.cli.build import build_and_show
+        from fusewright.engine.build import BuildOptions, BuildPlace
+
         place = BuildPlace(pending=files, shown=str(result.path))
         options = BuildOptions(shapes=shapes)
         built = build_and_show(terminal, files.part(result.path), engine, options, place)

@@ -272,7 +272,9 @@ def with_inner(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
         for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
+            if attribute.HasField("g"):
+                yield from with_inner(attribute.g.node)
+            for graph in attribute.graphs:
                 yield from with_inner(graph.node)
 
 

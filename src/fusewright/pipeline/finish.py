@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -19,13 +20,13 @@ from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.lengths import unseen_lengths
 from fusewright.pipeline.levels import start_levels
 from fusewright.pipeline.looking import look
+from fusewright.pipeline.options import Options
 from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import RewriteError
 from fusewright.pipeline.provenance import stamp
 from fusewright.pipeline.quantizing import set_types
 from fusewright.pipeline.result import Result
-from fusewright.pipeline.searching import find_judge, plan_beside, search
 from fusewright.pipeline.smoothing import smooth
 from fusewright.pipeline.stages import (
     Job,
@@ -36,8 +37,8 @@ from fusewright.pipeline.stages import (
     watch_samples,
 )
 from fusewright.pipeline.trace import peak_memory
-from fusewright.plan.file import write_plan
-from fusewright.plan.plan import OFF, Plan, Smooth
+from fusewright.plan.file import plan_beside, write_plan
+from fusewright.plan.plan import OFF, Group, Plan, Smooth
 from fusewright.quantize.coarse_angles import leave_coarse_angles, thresholds_of
 from fusewright.quantize.cores import core_notes, fit_steps, settle_cores
 from fusewright.quantize.int4.sites import Int4Site
@@ -46,6 +47,9 @@ from fusewright.quantize.probabilities import Loss
 from fusewright.quantize.residual import stream_tensors
 from fusewright.quantize.unseen import leave_unseen
 from fusewright.verify import Comparison, with_quantized_weights
+
+if TYPE_CHECKING:
+    from fusewright.search import Judge, SearchResult
 
 _NAMED = 3  # groups in a note
 
@@ -117,7 +121,7 @@ def _settle_residual(plan: Plan, job: Job) -> None:
 
 
 def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None) -> Result:
-    judge = None if job.options.search == OFF else find_judge(job.options)
+    judge = _judge_of(job.options)
     asked = {group.name: group.smooth for group in plan.groups}
     rewritten = _rewrite(plan, job)
     _settle_residual(plan, job)
@@ -141,7 +145,7 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
             placement, seen = _settle_ranges(plan, seen, placement)
             round_int4(plan, rewritten.in_four_bits, job)
             if judge is not None:
-                placement, seen, searched = search(plan, groups, seen, job, judge, target)
+                placement, seen, searched = _searched(plan, groups, seen, job, judge, target)
             typed = set_types(plan, placement, seen, job)
             placement, seen, half = typed.placement, typed.seen, typed.half
             proto = collapsed_proto(plan, groups)
@@ -183,6 +187,23 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
         tuple(map(one_line, notes)),
         searched,
     )
+
+
+def _judge_of(options: Options) -> Judge | None:
+    if options.search == OFF:
+        return None
+    # What searches and builds takes a while to import, and most runs do neither.
+    from fusewright.pipeline.searching import find_judge
+
+    return find_judge(options)
+
+
+def _searched(
+    plan: Plan, groups: list[Group], seen: Seen, job: Job, judge: Judge, target: Path | None
+) -> tuple[Placement, Seen, SearchResult]:
+    from fusewright.pipeline.searching import search
+
+    return search(plan, groups, seen, job, judge, target)
 
 
 def _in_codes(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -15,8 +15,10 @@ from fusewright.pipeline.trace import Trace
 from fusewright.plan.plan import HEAVY_OPS, Plan
 from fusewright.precision import HalfPlan
 from fusewright.quantize.placement import Placement
-from fusewright.search import SearchResult
 from fusewright.verify import Comparison
+
+if TYPE_CHECKING:
+    from fusewright.search import SearchResult
 
 
 @dataclass(frozen=True)

@@ -31,11 +31,10 @@ from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, in_float32, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.result import Result
-from fusewright.pipeline.searching import plan_beside
 from fusewright.pipeline.stages import Job
 from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.decide import adopt, decide, keep_float
-from fusewright.plan.file import apply_plan_file
+from fusewright.plan.file import apply_plan_file, plan_beside
 from fusewright.plan.plan import OFF, Plan
 from fusewright.plan.recognise import recognise
 from fusewright.quantize.existing import refuse_quantized

@@ -27,6 +27,7 @@ from fusewright.pipeline.stages import Job, Seen, collapsed_proto, measure
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.collapse import collapse
 from fusewright.plan.decide import matched
+from fusewright.plan.file import plan_beside
 from fusewright.plan.plan import Group, Plan
 from fusewright.precision import HalfPlan
 from fusewright.quantize.placement import Placement
@@ -48,8 +49,6 @@ _FILES = ("trial.onnx", "part.onnx")
 _RTX = "rtx"
 JOURNAL_SUFFIX = ".search.jsonl"
 """Of the journal that is kept beside an output."""
-PLAN_SUFFIX = ".plan.yaml"
-"""Of the plan file of what was found, beside an output."""
 
 
 def find_judge(options: Options) -> Judge:
@@ -110,11 +109,6 @@ def search(
             " this model again"
         )
     return result.placement, replace(seen, ranges=scales.ranges(result.placement)), result
-
-
-def plan_beside(target: Path) -> Path:
-    """Where the plan file of what a search finds for this output is written."""
-    return target.with_name(target.name + PLAN_SUFFIX)
 
 
 def _decided_by_user(options: Options) -> list[str]:

@@ -35,7 +35,6 @@ from fusewright.quantize.cores import finer_cores
 from fusewright.quantize.placement import Placement
 from fusewright.quantize.probabilities import watch_largest
 from fusewright.quantize.relent import renamed_scales
-from fusewright.search import observed
 from fusewright.verify import Comparison
 from fusewright.verify.blockwise import with_emulated_blocks
 
@@ -123,6 +122,13 @@ class Seen:
         return replace(self, ranges=replace(self.ranges, sites=sites))
 
 
+def _sites_of_a_search(plan: Plan) -> dict[str, tuple[str, ...]]:
+    # Imported where it is asked for, like all of the search.
+    from fusewright.search import observed
+
+    return {name: (name,) for name in observed(plan)}
+
+
 def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
     """Runs the flat float model on the samples: one pass for scales and half ranges.
 
@@ -138,7 +144,7 @@ def watch_samples(plan: Plan, placement: Placement, job: Job) -> Seen | None:
         graph = plan.model.graph
         proto = runnable(to_proto(graph), job.source)
         searches = job.options.search != OFF
-        sites = {name: (name,) for name in observed(plan)} if searches else placement.observe
+        sites = _sites_of_a_search(plan) if searches else placement.observe
         seen, watching = begin(sites, options)
         probe = None if rest == FP32 else Probe(proto, what_to_measure(graph, rest))
         for name, more in ({} if probe is None else probe.watchers).items():

@@ -36,6 +36,11 @@ _HEADER = """\
 """
 
 
+def plan_beside(target: Path) -> Path:
+    """Where the plan file of what a search finds for this output is written."""
+    return target.with_name(f"{target.name}.plan.yaml")
+
+
 def plan_text(plan: Plan) -> str:
     """The plan as YAML, the same text for the same plan."""
     data = {
