@@ -1,8 +1,6 @@
 """`python -m fusewright`: the command line."""
 
-import sys
-
-from fusewright.cli import main
+from fusewright.cli import run_and_exit
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()

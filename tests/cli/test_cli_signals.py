@@ -10,8 +10,6 @@ import time
 
 import pytest
 
-from fusewright.cli.edge import Stopped, _stop_behind
-
 FUSEWRIGHT = [sys.executable, "-m", "fusewright"]
 
 
@@ -84,10 +82,41 @@ def test_a_reader_that_goes_away_is_no_traceback(digits):
     assert "Traceback" not in process.stderr and "Exception" not in process.stderr
 
 
-def test_a_chain_of_errors_that_comes_back_to_itself_ends() -> None:
-    """As the build of a damaged file once raised it: the cause of each is the other."""
-    first, second = ValueError("first"), ValueError("second")
-    first.__cause__, second.__cause__ = second, first
-    assert _stop_behind(first) is None
-    second.__cause__ = Stopped(signal.SIGTERM)
-    assert _stop_behind(first) is second.__cause__
+def test_a_signal_that_comes_out_as_something_else(cli, digits, tmp_path, monkeypatch):
+    """While a C++ module loads, its loader makes an ImportError of it; here a reader does."""
+    (tmp_path / "loader.py").write_text(
+        "import os, signal\n"
+        "def feeds():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "        [None for _ in range(1000)]\n"
+        "    except BaseException:\n"
+        "        pass\n"
+        "    raise ImportError('initialization failed')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    done = cli("optimize", digits, "-o", "o.onnx", "--calib", "loader:feeds", "-q")
+    assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
+
+
+def test_an_interrupt_of_the_readers_own_is_one_line(cli, digits, tmp_path, monkeypatch):
+    (tmp_path / "stopping.py").write_text("def feeds():\n    raise KeyboardInterrupt\n")
+    monkeypatch.chdir(tmp_path)
+    done = cli("optimize", digits, "-o", "o.onnx", "--calib", "stopping:feeds", "-q")
+    assert (done.code, done.out, done.err) == (130, "", "interrupted\n")
+
+
+def test_a_signal_after_the_work_is_done_changes_nothing(digits, tmp_path):
+    """Python's own shutdown takes a tenth of a second; here what it runs sends the signal."""
+    program = (
+        "import atexit, os, signal, sys\n"
+        "from fusewright.cli import run_and_exit\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        f"sys.argv = ['fusewright', 'plan', {str(digits)!r}, '-o', 'p.yaml']\n"
+        "run_and_exit()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and not done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["p.yaml"]

@@ -43,6 +43,13 @@ def _one_line(error: pytest.ExceptionInfo[ModelError], *words: str) -> None:
         assert word in text
 
 
+def test_a_file_name_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "net\udcff.onnx"
+    path.write_bytes(b"")
+    with pytest.raises(ModelError, match=r"net\\udcff\.onnx: the name is not text"):
+        read_source(path)
+
+
 def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError) as error:
         read_source(tmp_path / "absent.onnx")

@@ -34,7 +34,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     given = [text for text in given if text != "--debug"]
     _never_fail_on_characters()
     quiet = "-q" in given or "--quiet" in given
-    with _signals_raise(), _warnings_as_notes(quiet):
+    with _signals_raise() as stops, _warnings_as_notes(quiet):
         try:
             return _invoke(given)
         except Stopped as stop:
@@ -42,9 +42,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         except typer.Abort:
             return _end("interrupted", 130)
         except Exception as error:  # noqa: BLE001 - the edge
-            stopped = _stop_behind(error)
-            if stopped is not None:
-                return _end(stopped.word, stopped.exit_code)
+            # One that comes while a C++ module loads is an ImportError by now.
+            if stops:
+                return _end(stops[0].word, stops[0].exit_code)
             if debug:
                 traceback.print_exc()
             return _end(*_told(error), getattr(error, "details", ()))
@@ -57,17 +57,6 @@ def _invoke(arguments: list[str]) -> int:
         return 2
     code = command.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     return code if isinstance(code, int) else 0
-
-
-def _stop_behind(error: BaseException) -> Stopped | None:
-    """The signal behind an error: one that comes while a C++ module loads is an ImportError."""
-    seen: BaseException | None = error
-    met: set[int] = set()
-    # A chain of causes and contexts may come back to itself.
-    while seen is not None and not isinstance(seen, Stopped) and id(seen) not in met:
-        met.add(id(seen))
-        seen = seen.__cause__ or seen.__context__
-    return seen if isinstance(seen, Stopped) else None
 
 
 def _told(error: Exception) -> tuple[str, int]:
@@ -119,22 +108,25 @@ def _warnings_as_notes(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
+def _signals_raise() -> Iterator[list[Stopped]]:
     """What ends the process unwinds the stack, so that what was begun is cleaned up.
 
-    A signal that the caller has ignored stays so: `nohup`, a job in a script's background.
+    Yields a list of what was raised so, for where it comes out as something else. A signal that
+    the caller has ignored stays so: `nohup`, a job in a script's background.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield []
         return
+    stops: list[Stopped] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped(number)
+        stops.append(Stopped(number))
+        raise stops[-1]
 
     heard = [n for n in _ENDING if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, stop) for number in heard}
     try:
-        yield
+        yield stops
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

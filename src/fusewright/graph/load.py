@@ -168,6 +168,11 @@ def _parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         there = "is a folder" if path.is_dir() else "is no plain file"
         raise ModelError(f"{path}: {there if path.exists() else 'no such file'}")
+    if "\ufffd" in str(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace"):
+        raise ModelError(
+            f"{path}: the name is not text in this locale, and onnxruntime opens no such file:"
+            " rename it, or set a locale of UTF-8"
+        )
     try:
         proto = onnx.load_model(str(path), format="protobuf", load_external_data=False)
     except DecodeError as error:
