@@ -36,6 +36,7 @@ def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator
         and stored[n.input[2]].data_type == TensorProto.INT8
         and not stored[n.input[1]].dims
         and not _is_cut(proto, n.output[0])
+        and not _is_padded(proto, n)
     ]
     if not pairs:
         return
@@ -58,6 +59,11 @@ def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator
                 f"{', '.join(sharing)}: {found:.1f} dB by scale {scale:.3g},"
                 f" the best has {best:.1f}"
             )
+
+
+def _is_padded(proto: onnx.ModelProto, pair: onnx.NodeProto) -> bool:
+    """Whether a Pad made it for a MaxPool, with what no maximum takes and no range holds."""
+    return any(n.op_type == "Pad" and pair.input[0] in n.output for n in proto.graph.node)
 
 
 def _is_cut(proto: onnx.ModelProto, tensor: str) -> bool:

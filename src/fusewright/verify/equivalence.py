@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import ml_dtypes
@@ -14,12 +15,17 @@ import onnx
 from fusewright.errors import DataError, ModelError
 from fusewright.graph.session import Feed, naming, tensor_outputs
 from fusewright.verify.distance import BEHIND, IN_FRONT_OF, Comparison, Distance
+from fusewright.verify.last_bits import with_other_last_bits
 from fusewright.verify.opening import Openable
 from fusewright.verify.outputs import with_float_outputs
 from fusewright.verify.rows import Rows
 from fusewright.verify.selecting import Contest, Forced, Pairs, Values, results_of, run
 from fusewright.verify.selections import does_the_same, find_selections, opset_of, paired
 
+# Two ways to round are at most so much farther apart than one is from what it rounds. Beyond the
+# largest error (of a norm, of the share of what is selected) nothing is proven.
+_AS_FAR = 2.0
+_MOST, _MOST_SELECTED = 1e-3, 0.05
 _HALVES = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
@@ -120,6 +126,33 @@ class Reference:
         rows = (distance.result() for distance in distances.values())
         roles = (IN_FRONT_OF if name in read else BEHIND for name in distances)
         return Comparison(tuple(replace(row, role=r) for row, r in zip(rows, roles, strict=True)))
+
+    def is_rounding(self, comparison: Comparison, tolerance: float) -> bool:
+        """Whether a rewritten model is no farther than the original's last bits account for.
+
+        Args:
+            comparison: with it, by `compare`.
+            tolerance: what every output may be off anyhow.
+        """
+        beyond = [output for output in comparison.outputs if not output.relative <= tolerance]
+        if any(o.relative > (_MOST if o.is_float else _MOST_SELECTED) for o in beyond):
+            return False
+        return all(o.relative <= _AS_FAR * self._own.get(o.name, 0.0) for o in beyond)
+
+    @cached_property
+    def _own(self) -> dict[str, float]:
+        """Output → how far it is from itself with other last bits; empty where that is unknown."""
+        model = with_other_last_bits(self._original.model, self.folder or Path())
+        if model is None:
+            return {}
+        with _as_its_fault():
+            session = Openable(model).open()
+            distances = {name: Distance(name) for name in self.names}
+            for feed, expected in zip(self.feeds, self._known, strict=True):
+                actual = run(session, feed, self.names)
+                for name, distance in distances.items():
+                    distance.add(expected[name], actual[name])
+        return {name: distance.result().relative for name, distance in distances.items()}
 
     def _rounded_as(self, actual: Values, expected: Values) -> Values:
         """What is expected, in half where a rewritten model gives an output so: it stores it."""
