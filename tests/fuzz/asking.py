@@ -42,11 +42,12 @@ class Asked:
     def is_lossy(self) -> bool:
         """Whether a poor result is what was asked for.
 
-        Entropy cuts off much of few samples, and one pair serves q, k and v of unlike ranges.
+        Entropy cuts off much of few samples, one pair serves q, k and v of unlike ranges, and the
+        residual stream carries everything.
         """
         given = self.settings
         asked = given.get("method") == "entropy" or given.get("balance") is False
-        return asked and self.quantized == "int8"
+        return (asked or "int8_residual" in given) and self.quantized == "int8"
 
     @property
     def is_float_rest(self) -> bool:

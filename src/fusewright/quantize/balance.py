@@ -16,7 +16,7 @@ from math import prod
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from fusewright.graph.layout import region_ahead
+from fusewright.graph.layout import data_readers, region_ahead
 from fusewright.graph.walk import peek
 from fusewright.graph.workspace import Workspace
 from fusewright.match.attention import CORE, Attention
@@ -73,12 +73,21 @@ def plan_balance(plan: Plan) -> list[Balance]:
 
 
 def _balance(group: Group, attention: Attention) -> Balance | None:
-    projection = projection_of(attention)
+    projection, operands = projection_of(attention), attention.operands
     if isinstance(projection, str) or _is_shared(projection):
+        return None
+    if any(_is_seen(operand, attention.match.nodes, attention.scene) for operand in operands):
         return None
     stored = [t for linear in projection.linears for t in (linear.weight, linear.bias)]
     own = all(tensor is None or _is_own(tensor, attention.scene) for tensor in stored)
     return Balance(group.name, projection, _output(attention, projection)) if own else None
+
+
+def _is_seen(tensor: gs.Tensor, core: Sequence[gs.Node], scene: Scene) -> bool:
+    """Whether q, k or v is an output of the model, or read by something else than the core."""
+    inside = {id(node) for node in core}
+    elsewhere = any(id(reader) not in inside for reader in data_readers(tensor))
+    return elsewhere or any(tensor is output for output in scene.outputs)
 
 
 def _is_own(tensor: gs.Tensor, scene: Scene) -> bool:
@@ -99,7 +108,11 @@ def _output(attention: Attention, projection: Projection) -> tuple[Linear, np.nd
     linear = output_linear(attention)
     if linear is None or not _is_own(linear.weight, attention.scene):
         return None
-    moved = attention.scene.moved(region_ahead(attention.match.output, attention.scene.opset))
+    ahead = region_ahead(attention.match.output, attention.scene.opset)
+    between = (attention.match.output, *(t for node in ahead.nodes for t in node.outputs))
+    if any(tensor is output for tensor in between for output in attention.scene.outputs):
+        return None
+    moved = attention.scene.moved(ahead)
     if isinstance(moved, str):
         return None
     (array, *_), shape = moved
