@@ -181,6 +181,14 @@ def _cut_mask(net: Net, value: float) -> str:
     return net.op("MatMul", net.op("Softmax", scores, axis=-1), "x")
 
 
+def _mask_of_read_size(net: Net, value: float) -> str:
+    x = net.input("x", "n", 6, 8)
+    keys = net.op("Transpose", net.op("MatMul", x, net.draw(8, 8)), perm=[0, 2, 1])
+    scores = net.op("Add", net.op("MatMul", x, keys), _bad(net, value, 6, 6))
+    size = net.op("Cast", net.op("ReduceProd", net.op("Shape", scores)), to=onnx.TensorProto.FLOAT)
+    return net.op("Mul", net.op("MatMul", net.op("Softmax", scores, axis=-1), x), size)
+
+
 def _where(net: Net, value: float) -> str:
     hidden = net.store(np.tri(6) == 0, "hidden", bool)
     scores = net.op("Where", hidden, net.store(value, "bad"), _scores(net))
@@ -202,6 +210,7 @@ def _logits(net: Net, value: float) -> str:
 ALLOWED: dict[str, tuple[Build, float]] = {
     "a mask": (_mask, -INF),
     "a mask cut out of a larger one": (_cut_mask, -INF),
+    "a mask whose size is read": (_mask_of_read_size, -INF),
     "Where": (_where, -INF),
     "Clip": (
         lambda n, v: n.op("Clip", n.conv(_image(n), 8, 4), n.store(0.0), n.store(v, "bad")),

@@ -60,6 +60,16 @@ def test_where_they_stand(net: Net, rules: Rules, count: int) -> None:
     assert [node.inputs[0].name for node in sums] == found
 
 
+@pytest.mark.parametrize(("weight", "count"), [(1.0, 0), (1e-9, 1)])
+def test_what_is_added_may_be_a_map(weight: float, count: int) -> None:
+    """Stored values of every position, of which the last axis alone is of channels."""
+    net = Net(19)
+    x = net.op("MatMul", net.input("x", 1, 6, 8), net.stored[net.draw(8, 4)] * np.float32(weight))
+    x = net.op("Relu", net.op("Add", x, np.ones((6, 4), np.float32)))
+    net.op("Neg", net.op("MatMul", x, net.draw(4, 4)), name="end")
+    assert len(fence(quantized(net, "end_y"))) == count
+
+
 @pytest.mark.parametrize("opset", [20, 21])
 def test_a_newer_opset_has_one_behind_each_pair(opset: int) -> None:
     graph = quantized(_two_convs(), "end_y")

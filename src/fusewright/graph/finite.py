@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
+from fusewright.graph.layout import SHAPE_ONLY
 from fusewright.graph.model import Model
 from fusewright.graph.walk import STANDARD_DOMAINS, is_constant, peek, producer
 
@@ -166,7 +167,8 @@ def _takes(node: gs.Node, tensor: gs.Tensor, masks: bool, *, is_stored: bool) ->
         reader, read, first = stack.pop()
         slots = [i for i, t in enumerate(reader.inputs) if t is read]
         fill = reader.op == "Pad" and slots == [_PAD_FILL]
-        if reader.domain not in STANDARD_DOMAINS or reader.op in _BOUNDED or fill:
+        blind = reader.domain not in STANDARD_DOMAINS or reader.op in SHAPE_ONLY
+        if blind or reader.op in _BOUNDED or fill:
             continue
         sums = masks and (reader.op in _SUMS or (reader.op in _SCALES and not first))
         if not sums and reader.op not in _MOVES:

@@ -166,7 +166,8 @@ def _overflows(of_input: np.ndarray, of_weight: np.ndarray, bias: np.ndarray) ->
     # A step may round to 0, and 0 of such steps are none.
     with np.errstate(all="ignore"):
         step = (of_input * of_weight).astype(of_input.dtype).astype(np.float64)
-        return bool((np.abs(bias.astype(np.float64).reshape(-1)) / step > most).any())
+        # What is added to a product may be a whole map: its channels are last, as the steps are.
+        return bool((np.abs(bias.astype(np.float64)) / step > most).any())
 
 
 def _respell_half_linears(graph: gs.Graph, names: Names) -> None:
