@@ -162,6 +162,16 @@ def test_sizes_that_are_not_declared(shape: tuple[int, ...], example: str) -> No
         _run(trt)
 
 
+def test_sizes_that_the_samples_hold() -> None:
+    """They are taken where shapes depend on the input alone, and where nothing is declared."""
+    trt = StandIn(NETWORK_10, FLAGS_10)
+    trt.inputs = [_input("size", 2, sizes=True), _input("other", 1, sizes=True), _input("ids", 2)]
+    seen = dict.fromkeys(("size", "other", "ids"), ((4,), (5,), (6,)))
+    built = _run(trt, profiles={"other": ((1,), (2,), (3,))}, sizes=seen)
+    assert built.sizes == ("size",)
+    assert trt.profile == [("values", "size", *seen["size"]), ("values", "other", (1,), (2,), (3,))]
+
+
 def test_sizes_of_an_input_that_holds_none() -> None:
     trt = StandIn(NETWORK_10, FLAGS_10)
     trt.inputs = [_input("ids", 2)]

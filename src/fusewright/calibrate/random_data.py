@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,7 +21,7 @@ class RandomSamples:
         count: how many feeds.
         seed: sample i depends on (seed, i) only.
         shapes: shape by input name, for dimensions that the model leaves open; an open axis 0
-            without an entry is 1.
+            without an entry is 1. Of an input that may hold sizes, its values in each feed.
     """
 
     count: int = 16
@@ -39,13 +40,27 @@ class RandomSamples:
             raise UsageError(f"shape for {unknown[0]!r}: no input of the model ({names})")
         if self.count < 1:
             raise UsageError(f"{self.count} random samples: at least 1 is needed")
-        shapes = [self._shape(spec) for spec in inputs]
+        values = {spec.name: self._values(spec) for spec in inputs}
+        shapes = [self._shape(spec) if values[spec.name] is None else () for spec in inputs]
         for index in range(self.count):
             rng = np.random.default_rng((self.seed, index))
-            yield {
-                spec.name: _draw(rng, spec, shape)
-                for spec, shape in zip(inputs, shapes, strict=True)
-            }
+            drawn = {}
+            for spec, shape in zip(inputs, shapes, strict=True):
+                held = values[spec.name]
+                drawn[spec.name] = _draw(rng, spec, shape) if held is None else held
+            yield drawn
+
+    def _values(self, spec: TensorSpec) -> np.ndarray | None:
+        given = self.shapes.get(spec.name)
+        if given is None or not spec.may_hold_sizes:
+            return None
+        shape = tuple(dim for dim in spec.shape or () if isinstance(dim, int))
+        if len(given) != math.prod(shape):
+            raise UsageError(
+                f"values {tuple(given)} for input {spec.name!r} {list(shape)}: it holds"
+                f" {math.prod(shape)}"
+            )
+        return np.array(given, spec.dtype).reshape(shape)
 
     def _shape(self, spec: TensorSpec) -> tuple[int, ...]:
         given = self.shapes.get(spec.name)

@@ -262,7 +262,7 @@ def _finish(
         from fusewright.engine.build import BuildOptions, BuildPlace
 
         place = BuildPlace(pending=files, shown=str(result.path))
-        options = BuildOptions(shapes=shapes)
+        options = BuildOptions(shapes=shapes, sizes=result.sizes)
         built = build_and_show(terminal, files.part(result.path), engine, options, place)
         report["engine"] = built.to_dict()
     if json_file is not None:

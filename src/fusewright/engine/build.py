@@ -16,7 +16,7 @@ from fusewright.engine.outline import Outline
 from fusewright.engine.parse_errors import RefusedNodes
 from fusewright.engine.process import Answer, BuilderProcess
 from fusewright.engine.profiles import Typed, choose_profiles
-from fusewright.engine.ranges import ShapeRange
+from fusewright.engine.ranges import ShapeRange, spelled
 from fusewright.engine.report import EngineReport, KernelReport
 from fusewright.engine.types import formats_of
 from fusewright.errors import OutputError
@@ -43,6 +43,8 @@ class BuildOptions:
         refit: the engine's weights can be replaced later.
         strip_weights: the engine is written without weights, which refitting brings back.
         typed: input name → the options its three shapes were given in, where not in `--shapes`.
+        sizes: input name → smallest, optimal and largest values, where shapes turn out to depend
+            on an input that `shapes` does not name.
     """
 
     backend: str | None = None
@@ -53,6 +55,7 @@ class BuildOptions:
     refit: bool = False
     strip_weights: bool = False
     typed: Mapping[str, Typed] = field(default_factory=dict)
+    sizes: Mapping[str, ShapeRange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,11 @@ def _built(
             profiles=profiles,
             kernels=plan.kernels,
             operators=plan.operators,
-            notes=(*notes, *_shortfalls(answer, plan.kernels, profiles)),
+            notes=(
+                *notes,
+                *_of_samples(answer, options),
+                *_shortfalls(answer, plan.kernels, profiles),
+            ),
             groups=plan.groups,
             findings=plan.findings,
         )
@@ -197,6 +204,7 @@ def _request(
         model=model,
         shown=shown,
         profiles=profiles,
+        sizes=options.sizes,
         formats=formats,
         sm=options.sm,
         timing_cache=_read_cache(options.timing_cache),
@@ -212,6 +220,14 @@ def _read_cache(path: Path | None) -> bytes | None:
         return path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise OutputError(f"--timing-cache {path}: cannot be read: {error.strerror}") from error
+
+
+def _of_samples(answer: Answer, options: BuildOptions) -> list[str]:
+    return [
+        f"input '{name}' holds sizes, and the engine takes those of the samples,"
+        f" {':'.join(map(spelled, options.sizes[name]))}: --shapes says others"
+        for name in answer.sizes
+    ]
 
 
 def _shortfalls(

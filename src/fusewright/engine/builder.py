@@ -30,6 +30,7 @@ class BuildRequest:
         shown: what messages call it.
         profiles: input name → smallest, optimal and largest shape, dynamic inputs only; of an input
             that holds sizes, the smallest, optimal and largest values.
+        sizes: the same of inputs of which it is not known whether they hold sizes.
         formats: number formats in the file, see `types`.
         sm: compute capability; None leaves it to TensorRT.
         timing_cache: contents of a timing cache, empty for a new one; None uses none.
@@ -40,6 +41,7 @@ class BuildRequest:
     model: Path
     shown: str
     profiles: Mapping[str, ShapeRange]
+    sizes: Mapping[str, ShapeRange] = field(default_factory=dict)
     formats: frozenset[str] = frozenset()
     sm: int | None = None
     timing_cache: bytes | None = None
@@ -49,10 +51,11 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Built:
-    """A serialized engine, as a buffer, and the timing cache after the build."""
+    """A serialized engine, as a buffer, the timing cache, and for which inputs it took `sizes`."""
 
     engine: Any
     timing_cache: bytes | None = field(default=None, repr=False)
+    sizes: tuple[str, ...] = ()
 
 
 class Builder:
@@ -106,7 +109,7 @@ class Builder:
             raise refusal(self.name, request.shown, node_errors(parser))
         config = builder.create_builder_config()
         config.profiling_verbosity = self._trt.ProfilingVerbosity.DETAILED
-        self._add_profile(builder, config, network, request)
+        sizes = self._add_profile(builder, config, network, request)
         self._configure(config, request)
         cache = self._timing_cache(config, request.timing_cache)
         monitor = self._monitor(config, progress)
@@ -115,7 +118,7 @@ class Builder:
         del monitor  # TensorRT keeps no reference of its own
         if engine is None:
             raise EngineError(f"{self.name} cannot build {request.shown}: {self._failure()}")
-        return Built(engine, bytes(memoryview(cache.serialize())) if cache else None)
+        return Built(engine, bytes(memoryview(cache.serialize())) if cache else None, sizes)
 
     @property
     def _is_strongly_typed(self) -> bool:
@@ -127,13 +130,19 @@ class Builder:
         flag = flags.STRONGLY_TYPED if self._is_strongly_typed else flags.EXPLICIT_BATCH
         return 1 << int(flag)
 
-    def _add_profile(self, builder: Any, config: Any, network: Any, request: BuildRequest) -> None:
+    def _add_profile(
+        self, builder: Any, config: Any, network: Any, request: BuildRequest
+    ) -> tuple[str, ...]:
+        """Says which shapes and values are for; returns the inputs that took those of `sizes`."""
         inputs = [network.get_input(i) for i in range(network.num_inputs)]
         profile = builder.create_optimization_profile()
-        used = False
+        used, taken = False, list[str]()
         for tensor in inputs:
             shape, declared = tuple(tensor.shape), request.profiles.get(tensor.name)
             if tensor.is_shape_tensor:
+                if declared is None and tensor.name in request.sizes:
+                    declared = request.sizes[tensor.name]
+                    taken.append(tensor.name)
                 if declared is None:
                     raise EngineError(_unknown_sizes(request.shown, tensor.name, shape))
                 profile.set_shape_input(tensor.name, *declared)
@@ -149,6 +158,7 @@ class Builder:
             used = True
         if used:
             config.add_optimization_profile(profile)
+        return tuple(taken)
 
     def _configure(self, config: Any, request: BuildRequest) -> None:
         flags = [

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Answer:
         engine_bytes: size of the serialized engine.
         timing_cache: contents after the build, where one was given.
         kernels: the rows of its log that list kernels.
+        sizes: inputs that took the values of `BuildRequest.sizes`.
     """
 
     backend: str
@@ -43,6 +44,7 @@ class Answer:
     engine_bytes: int
     timing_cache: bytes | None
     kernels: str
+    sizes: Sequence[str] = ()
 
 
 class BuilderProcess:
@@ -154,6 +156,7 @@ def _line(backend: str | None, request: BuildRequest, engine: Path | None) -> st
         "model": str(request.model),
         "shown": request.shown,
         "profiles": request.profiles,
+        "sizes": dict(request.sizes),
         "formats": sorted(request.formats),
         "sm": request.sm,
         "timing_cache": None if cache is None else base64.b64encode(cache).decode(),

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from fusewright.engine.backend import BuildLog, find_backend
 from fusewright.engine.builder import Builder, BuildRequest
+from fusewright.engine.ranges import ShapeRange
 from fusewright.errors import FusewrightError, OutputError
 
 _STDOUT, _STDERR = 1, 2
@@ -68,6 +69,10 @@ def _answer(request: dict[str, Any], answers: _Answers) -> None:
         answers.send(error=[type(error).__name__, str(error), list(error.details)])
 
 
+def _ranges(given: dict[str, list[list[int]]]) -> dict[str, ShapeRange]:
+    return {n: (tuple(a), tuple(b), tuple(c)) for n, (a, b, c) in given.items()}
+
+
 def _built(request: dict[str, Any], answers: _Answers) -> dict[str, Any]:
     backend = find_backend(request["backend"])
     log = BuildLog(backend.module)
@@ -77,9 +82,8 @@ def _built(request: dict[str, Any], answers: _Answers) -> dict[str, Any]:
     asked = BuildRequest(
         model=Path(request["model"]),
         shown=request["shown"],
-        profiles={
-            n: (tuple(a), tuple(b), tuple(c)) for n, (a, b, c) in request["profiles"].items()
-        },
+        profiles=_ranges(request["profiles"]),
+        sizes=_ranges(request["sizes"]),
         formats=frozenset(request["formats"]),
         sm=request["sm"],
         timing_cache=None if cache is None else base64.b64decode(cache),
@@ -99,6 +103,7 @@ def _built(request: dict[str, Any], answers: _Answers) -> dict[str, Any]:
         "backend": backend.name,
         "version": backend.version,
         "engine_bytes": engine.nbytes,
+        "sizes": built.sizes,
         "timing_cache": None if times is None else base64.b64encode(times).decode(),
         "kernels": "\n".join(text for _, text in log.messages if _ROW in text),
     }

@@ -20,7 +20,6 @@ from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.lengths import unseen_lengths
 from fusewright.pipeline.levels import start_levels
 from fusewright.pipeline.looking import look
-from fusewright.pipeline.options import Options
 from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import RewriteError
@@ -121,7 +120,7 @@ def _settle_residual(plan: Plan, job: Job) -> None:
 
 
 def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None) -> Result:
-    judge = _judge_of(job.options)
+    judge = _judge_of(job)
     asked = {group.name: group.smooth for group in plan.groups}
     rewritten = _rewrite(plan, job)
     _settle_residual(plan, job)
@@ -186,16 +185,17 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
         peak_memory(),
         tuple(map(one_line, notes)),
         searched,
+        job.sizes,
     )
 
 
-def _judge_of(options: Options) -> Judge | None:
-    if options.search == OFF:
+def _judge_of(job: Job) -> Judge | None:
+    if job.options.search == OFF:
         return None
     # What searches and builds takes a while to import, and most runs do neither.
     from fusewright.pipeline.searching import find_judge
 
-    return find_judge(options)
+    return find_judge(job.options, job.sizes)
 
 
 def _searched(

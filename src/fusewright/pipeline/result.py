@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from fusewright.calibrate import Ranges
+from fusewright.engine.ranges import ShapeRange
 from fusewright.graph.workspace import Workspace, embed
 from fusewright.pipeline.trace import Trace
 from fusewright.plan.plan import HEAVY_OPS, Plan
@@ -37,6 +39,7 @@ class Result:
         search: what was tried on the builder; None where nothing was.
         samples: how many samples calibrated it.
         peak_bytes: largest memory of the process.
+        sizes: smallest, middle and largest values in the samples, of inputs that may hold sizes.
     """
 
     light: onnx.ModelProto
@@ -52,6 +55,7 @@ class Result:
     peak_bytes: int = 0
     notes: tuple[str, ...] = field(default_factory=tuple)
     search: SearchResult | None = None
+    sizes: Mapping[str, ShapeRange] = field(default_factory=dict)
 
     @cached_property
     def model(self) -> onnx.ModelProto:

@@ -31,6 +31,7 @@ from fusewright.pipeline.options import Options
 from fusewright.pipeline.prepare import Preparation, in_float32, is_plain, plain, runnable
 from fusewright.pipeline.proof import WHOLE_UP_TO, Proof
 from fusewright.pipeline.result import Result
+from fusewright.pipeline.sizes import sizes_of
 from fusewright.pipeline.stages import Job
 from fusewright.pipeline.trace import Silent, Trace, Watcher
 from fusewright.plan.decide import adopt, decide, keep_float
@@ -131,12 +132,13 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
     with trace.stage("load") as details:
         samples = open_samples(calibration, source.interface.inputs, options.images)
         feeds = samples.take(min(options.verify_samples, options.samples or options.verify_samples))
+        sizes = sizes_of(samples, calibration, source.interface.inputs, options.samples)
         large = len(source.names) > WHOLE_UP_TO
         workspace = Workspace()
         # The original runs beside the first stages: they leave a core idle.
         if is_double(source):
-            found = source
-            source = settle(found, lambda: _proof(found, feeds, workspace, trace, options))
+            wide = source
+            source = settle(wide, lambda: _proof(wide, feeds, workspace, trace, options))
         side = ThreadPoolExecutor(max_workers=1)
         started = None if large else side.submit(_reference, source, feeds, workspace)
         side.shutdown(wait=False)
@@ -148,7 +150,7 @@ def start_job(source: Source, calibration: Any, options: Options, trace: Trace) 
             details.append("its FP16 and BF16 as FP32")
         if source.custom:
             details.append(f"left alone: {', '.join(source.custom)} and what follows")
-    return Job(source, samples, options, trace, proof, workspace=workspace)
+    return Job(source, samples, options, trace, proof, workspace=workspace, sizes=sizes)
 
 
 def _proof(

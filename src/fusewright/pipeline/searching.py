@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 import fusewright
 from fusewright.engine.build import BuildOptions
 from fusewright.engine.profiles import choose_profiles
+from fusewright.engine.ranges import ShapeRange
 from fusewright.errors import UsageError
 from fusewright.graph.convert import to_proto
 from fusewright.graph.save import save
@@ -51,8 +52,8 @@ JOURNAL_SUFFIX = ".search.jsonl"
 """Of the journal that is kept beside an output."""
 
 
-def find_judge(options: Options) -> Judge:
-    """The judge that is asked for.
+def find_judge(options: Options, sizes: Mapping[str, ShapeRange]) -> Judge:
+    """The judge that is asked for; `sizes` are values of inputs that may hold sizes.
 
     Raises:
         EngineError: what it builds with is not there.
@@ -60,7 +61,8 @@ def find_judge(options: Options) -> Judge:
     shapes = {name: (best, best, best) for name, (_, best, _) in options.shapes.items()}
     if options.search == LATENCY:
         return latency_judge(BuildOptions(shapes=shapes))
-    return plan_judge(BuildOptions(shapes=shapes, sm=_buildable_sm(options)))
+    middle = {name: (best, best, best) for name, (_, best, _) in sizes.items()}
+    return plan_judge(BuildOptions(shapes=shapes, sm=_buildable_sm(options), sizes=middle))
 
 
 def search(

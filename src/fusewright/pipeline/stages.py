@@ -13,6 +13,7 @@ from fusewright.calibrate.loudness import SampleMaxima, loud_notes
 from fusewright.calibrate.observers import MaxObserver
 from fusewright.calibrate.runner import Observations, begin, watch
 from fusewright.calibrate.sameness import SampleVariety, sameness_notes
+from fusewright.engine.ranges import ShapeRange
 from fusewright.graph.convert import to_proto
 from fusewright.graph.load import Source
 from fusewright.graph.save import save
@@ -46,6 +47,7 @@ class Job:
     Attributes:
         flat: the normalized model as it was proven, where the next proof continues from it.
         workspace: where the weights lie.
+        sizes: values that the samples hold of inputs that may hold sizes.
     """
 
     source: Source
@@ -55,6 +57,7 @@ class Job:
     proof: Proof
     flat: onnx.ModelProto | None = None
     workspace: Workspace = field(default_factory=Workspace)
+    sizes: Mapping[str, ShapeRange] = field(default_factory=dict)
 
 
 def collapse_float(plan: Plan, job: Job) -> tuple[list[Group], onnx.ModelProto]:
