@@ -111,11 +111,8 @@ def test_a_weight_that_is_an_output_of_the_model_stays(which: str, balanced: boo
     assert all(site.output is None for site in sites)
 
 
-@pytest.mark.parametrize(
-    ("seen", "balanced", "moves_v"),
-    [("nothing", True, True), ("k", False, False), ("core", True, False), ("heads", True, False)],
-)
-def test_what_else_sees_it_sees_what_it_was(seen: str, balanced: bool, moves_v: bool) -> None:
+@pytest.mark.parametrize("seen", ["nothing", "k", "core", "heads"])
+def test_what_else_sees_it_sees_what_it_was(seen: str) -> None:
     """Keys, or what the core gives, that are outputs of the model too (a cache of keys)."""
     net = Net()
     q, k, v = _packed(net, net.input("x", 2, TOKENS, WIDTH))
@@ -124,6 +121,5 @@ def test_what_else_sees_it_sees_what_it_was(seen: str, balanced: bool, moves_v: 
     heads = net.op("Transpose", core, perm=[0, 2, 1, 3])
     output = _linear(net, net.op("Reshape", heads, [0, 0, WIDTH]))
     tensors = {"k": k, "core": core, "heads": heads}
-    sites = plan_balance(planned(net, output, *([tensors[seen]] if seen in tensors else [])))
-    assert bool(sites) == balanced
-    assert any(site.output is not None for site in sites) == moves_v
+    more = [tensors[seen]] if seen in tensors else []
+    assert bool(plan_balance(planned(net, output, *more))) == (seen == "nothing")
