@@ -85,6 +85,14 @@ def _moved(opset: int, norm: str = "") -> Net:
     return _ending(net, net.op("MatMul", net.op("Relu", x), net.draw(32, 32)))
 
 
+def _channels_last() -> Net:
+    """A residual convolution between Transposes; a pair moves up through the first."""
+    net = Net(17)
+    x = net.op("Transpose", net.input("x", *_shape(8, 8, 4)), perm=[0, 3, 1, 2])
+    x = net.op("Selu", net.op("Add", net.conv(x, 4, 4), x))
+    return _ending(net, net.op("Transpose", x, perm=[0, 2, 3, 1]))
+
+
 def _ending(net: Net, x: str) -> Net:
     net.op("Identity", x, name="end")
     return net
@@ -104,6 +112,7 @@ _KINDS: list[tuple[str, Callable[[], Net], tuple[str, ...]]] = [
     ("Clip", _clipped, ("fp8", "fp8+fp16")),
     ("Relu", lambda: _clipped(op="Conv"), ("fp8", "fp8+fp16", "int8", "int8+fp16")),
     ("Relu, MaxPool", lambda: _clipped(op="Conv", pool=True), ("fp8", "fp8+fp16")),
+    ("Transposes", _channels_last, ("fp8", "fp8+fp16", "int8", "int8+fp16")),
     ("opset 21", lambda: _moved(21), ("int8", "int8+fp16")),
     ("opset 22", lambda: _moved(22), ("int8", "int8+fp16", "fp8")),
     ("opset 24", lambda: _moved(24, "Swish"), ("int8", "int8+fp16")),

@@ -108,7 +108,11 @@ def _output(attention: Attention, projection: Projection) -> tuple[Linear, np.nd
     linear = output_linear(attention)
     if linear is None or not _is_own(linear.weight, attention.scene):
         return None
-    moved = attention.scene.moved(region_ahead(attention.match.output, attention.scene.opset))
+    ahead = region_ahead(attention.match.output, attention.scene.opset)
+    between = (attention.match.output, *(t for node in ahead.nodes for t in node.outputs))
+    if any(tensor is output for tensor in between for output in attention.scene.outputs):
+        return None
+    moved = attention.scene.moved(ahead)
     if isinstance(moved, str):
         return None
     (array, *_), shape = moved

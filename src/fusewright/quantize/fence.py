@@ -10,11 +10,13 @@ result, or an error, where TensorRT builds the same kernels from either form:
   value; ClipQuantRewrite fails on one.
 - QDQPropagation and QDQS8ToU8Transformer together make pairs whose types differ, from opset 21 on:
   the model does not open.
+- QDQPropagation gives a Transpose in front of two readers a pair behind it too, and what makes two
+  Transposes one then moves the codes: of FP8 no Transpose does before opset 21. It does not open.
 - MatMulNBits takes over the Linear whose weight alone is dequantized, as it looks where a Cast
   stands behind the other pair, and computes something else from FP16 scales.
 
 A Sum of one input, which computes nothing, hides from the first three the quantizer that they look
-for behind Conv, Relu or Clip, and from the fourth what reads a pair. MatMulNBits only knows axes
+for behind Conv, Relu or Clip, and from the next two what reads a pair. MatMulNBits only knows axes
 that count from the front, and one scale of a whole weight as a scalar, not as a list of one.
 """
 
@@ -60,7 +62,10 @@ def fence(graph: gs.Graph) -> list[str]:
         if quantize.op == QUANTIZE and _is_rewritten(quantize, outputs)
     ]
     if int(graph.opset) > PLAIN_PAIRS_OPSET:
-        sums += [_passing(t, list(t.outputs), names) for t in _restored(graph)]
+        sums += [_passing(t, list(t.outputs), names) for t in _restored(graph, INT8)]
+    else:
+        branching = ((t, _branching(t)) for t in _restored(graph, FP8))
+        sums += [_passing(t, readers, names) for t, readers in branching if readers]
     put_in_front(graph, ([node] for node in sums))
     return [node.inputs[0].name for node in sums]
 
@@ -75,9 +80,14 @@ def _passing(tensor: gs.Tensor, readers: Sequence[gs.Node], names: Names) -> gs.
     return gs.Node(PASS_ON, names.fresh(f"{tensor.name}_{PASS_ON}"), {}, [tensor], [passed])
 
 
-def _restored(graph: gs.Graph) -> list[gs.Tensor]:
-    """What the pairs of activations give to those that read it."""
-    made = [node for node in graph.nodes if _is_of_activation(node, INT8)]
+def _branching(tensor: gs.Tensor) -> list[gs.Node]:
+    """The Transposes that read a tensor and are read more than once."""
+    return [n for n in tensor.outputs if n.op == "Transpose" and len(n.outputs[0].outputs) > 1]
+
+
+def _restored(graph: gs.Graph, form: str) -> list[gs.Tensor]:
+    """What the pairs of activations in a format give to those that read it."""
+    made = [node for node in graph.nodes if _is_of_activation(node, form)]
     return [restore.outputs[0] for node in made for restore in node.outputs[0].outputs]
 
 
