@@ -211,3 +211,34 @@ def test_names_with_line_breaks_stay_on_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"stored tensor 'w \\x1b\[31m\w*' holds 16 NaN") as error:
         optimize(tmp_path / "net.onnx", None, DATA)
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"samples": "3"}, "setting 'samples' takes int or None, not '3'"),
+        ({"samples": 2.5}, "setting 'samples' takes int or None, not 2.5"),
+        ({"verify_samples": True}, "setting 'verify_samples' takes int, not True"),
+        ({"percentile": "x"}, "setting 'percentile' takes float, not 'x'"),
+        ({"precision": 8}, "setting 'precision' takes str or None, not 8"),
+        ({"strict": "yes"}, "setting 'strict' takes bool, not 'yes'"),
+        ({"exclude": (5,)}, "setting 'exclude' takes (str, …), not (5,)"),
+        ({"images": 5}, "setting 'images' takes ImageOptions, not 5"),
+        (
+            {"shapes": {"x": (1, 4, 8, 8)}},
+            "setting 'shapes' takes a dict from str to ((int, …), (int, …), (int, …)), not {'x'",
+        ),
+        ({"search": "plan", "search_budget": float("nan")}, "a search budget of nan s"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_settings_of_another_type(model: Path, settings: dict[str, object], words: str) -> None:
+    with pytest.raises(UsageError) as error:
+        optimize(model, None, DATA, **settings)
+    assert str(error.value).startswith(words)
+
+
+def test_settings_may_be_lists_and_numbers_of_numpy(model: Path) -> None:
+    shapes = {"x": [[2, 4, 8, 8]] * 3}
+    result = optimize(model, None, DATA, samples=np.int64(2), percentile=99, shapes=shapes)
+    assert result.samples == 2

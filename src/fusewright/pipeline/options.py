@@ -9,6 +9,7 @@ from typing import Any
 
 from fusewright.calibrate import CalibrationOptions, ImageOptions
 from fusewright.errors import UsageError
+from fusewright.pipeline.settings import check_types
 from fusewright.plan.decide import Rules
 from fusewright.plan.file import formats_in, precision_in
 from fusewright.plan.plan import AUTO, BLOCK_SIZE, OFF, Smooth, smooth_setting
@@ -93,15 +94,16 @@ class Options:
     plan: str | Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("exclude", "include", "group_precision"):
+            if isinstance(getattr(self, name), str):
+                raise UsageError(f"{name} takes a list of patterns, not one text")
+        check_types(self)
         self._read_plan()
         lacking = self.build_target.refusal(self.formats)  # checks both
         if lacking is not None:
             raise UsageError(f"precision {self.formats.text}: {lacking}")
         if not self.build_target.engine.local_functions:
             object.__setattr__(self, "flat", True)  # the plan notes it
-        for name in ("exclude", "include", "group_precision"):
-            if isinstance(getattr(self, name), str):
-                raise UsageError(f"{name} takes a list of patterns, not one text")
         smooth = smooth_setting(self.smooth)
         if smooth is None:
             raise UsageError(f"smooth '{self.smooth}' is neither off, auto nor a number 0 to 1")
@@ -123,7 +125,7 @@ class Options:
     def _check_search(self) -> None:
         if self.search not in SEARCHES:
             raise UsageError(f"search '{self.search}' is not one of {', '.join(SEARCHES)}")
-        if self.search_budget <= 0:
+        if not self.search_budget > 0:
             raise UsageError(f"a search budget of {self.search_budget:g} s: it has to be above 0")
         if self.search == OFF and self.search_journal is not None:
             raise UsageError("a search journal without a search: add --search plan")
