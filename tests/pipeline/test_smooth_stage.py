@@ -132,9 +132,8 @@ def test_float_precision_is_not_smoothed(model: Path) -> None:
 
 @pytest.mark.parametrize("setting", ["no", 1.5, -0.1, "nan", True, None])
 def test_other_settings_are_refused(model: Path, setting: object) -> None:
-    with pytest.raises(
-        UsageError, match="neither off, auto nor a number 0 to 1|takes float or str"
-    ):
+    said = r"neither off, auto nor a number 0 to 1|'smooth' takes float or str"
+    with pytest.raises(UsageError, match=said):
         optimize(model, None, DATA, smooth=setting)
 
 

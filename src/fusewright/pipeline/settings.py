@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Mapping
-from functools import cache
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -19,15 +18,10 @@ def check_types(settings: Any) -> None:
     Raises:
         UsageError: with the field, what it takes and what it holds.
     """
-    for name, hint in _hints_of(type(settings)).items():
+    for name, hint in get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         if not _fits(value, hint):
             raise UsageError(f"setting '{name}' takes {_spelled(hint)}, not {value!r}")
-
-
-@cache
-def _hints_of(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
 
 
 def _fits(value: Any, hint: Any) -> bool:
