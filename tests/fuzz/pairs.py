@@ -14,7 +14,7 @@ MARGIN, ENOUGH = 10.0, 20.0
 
 
 # Behind these a pair's readers do not see all of its values: its range is of what they see.
-CUTS = frozenset({"Gather", "GatherElements", "GatherND", "Slice", "Split"})
+CUTS = frozenset({"Gather", "GatherElements", "GatherND", "MaxPool", "Slice", "Split"})
 _MOVES = frozenset({"Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose"})
 
 
@@ -36,7 +36,7 @@ def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator
         and stored[n.input[2]].data_type == TensorProto.INT8
         and not stored[n.input[1]].dims
         and not _is_cut(proto, n.output[0])
-        and not _is_padded(proto, n)
+        and not _is_special(proto, n)
     ]
     if not pairs:
         return
@@ -61,9 +61,15 @@ def poor_pairs(model: bytes, feeds: Sequence[dict[str, np.ndarray]]) -> Iterator
             )
 
 
-def _is_padded(proto: onnx.ModelProto, pair: onnx.NodeProto) -> bool:
-    """Whether a Pad made it for a MaxPool, with what no maximum takes and no range holds."""
-    return any(n.op_type == "Pad" and pair.input[0] in n.output for n in proto.graph.node)
+def _is_special(proto: onnx.ModelProto, pair: onnx.NodeProto) -> bool:
+    """Whether its scale is of other values than it reads.
+
+    A Pad for a MaxPool holds what no maximum takes; the steps of a Softmax are what its engine
+    fuses, where these do not cost much.
+    """
+    return any(
+        n.op_type in ("Pad", "Softmax") and pair.input[0] in n.output for n in proto.graph.node
+    )
 
 
 def _is_cut(proto: onnx.ModelProto, tensor: str) -> bool:

@@ -14,7 +14,7 @@ from building import Net
 from onnx import TensorProto
 
 from fusewright import RandomSamples, apply, inspect, optimize
-from fusewright.errors import UsageError
+from fusewright.errors import UsageError, VerifyError
 from fusewright.pipeline import Result
 from fusewright.plan.file import write_plan
 
@@ -183,6 +183,17 @@ def test_a_padded_shortcut_stays_in_int8(tmp_path: Path, precision: str) -> None
     result = optimize(path, None, DATA, precision=precision)
     assert result.placement is not None
     assert len(result.placement.activations) == 3
+
+
+def test_half_that_cannot_hold_an_output_is_told(tmp_path: Path) -> None:
+    net = Net()
+    x = net.op("Relu", net.op("MatMul", net.input("x", 2, 8), net.draw(8, 8)))
+    large = net.op("Mul", x, np.full(8, 1e5, np.float32))
+    onnx.save(net.proto(large, net.op("MatMul", x, net.draw(8, 8))), tmp_path / "m.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32)}
+    with pytest.raises(VerifyError, match="no longer finite in FP16, which --io-types asks for"):
+        optimize(tmp_path / "m.onnx", None, data, precision="fp16", io_types="half")
+    assert optimize(tmp_path / "m.onnx", None, data, precision="fp16").accuracy is not None
 
 
 def test_half_interface(path: Path) -> None:

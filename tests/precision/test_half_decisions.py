@@ -42,6 +42,11 @@ def exponential(net: Net) -> tuple[str, ...]:
     return (_linear(net, net.op("Mul", net.op("Exp", _start(net)), net.positive(8))),)
 
 
+def log_of_exponentials(net: Net) -> tuple[str, ...]:
+    x = net.op("Mul", net.op("Tanh", _start(net)), 8.0)
+    return (_linear(net, net.op("ReduceLogSumExp", x, axes=[1]), 1),)
+
+
 def angles(net: Net) -> tuple[str, ...]:
     steps = net.op("Cast", net.input("i", 4, 1, dtype=np.int64), to=TensorProto.FLOAT)
     angle = net.op("Mul", steps, np.linspace(10, 40, 8, dtype=np.float32).reshape(1, 8))
@@ -94,6 +99,7 @@ KEPT = {
     long_sum: ("ReduceSum", "ReduceSum", "sums up 1024 elements"),
     large_pool: ("GlobalAveragePool", "GlobalAveragePool", "its sum of 4096 elements reaches"),
     exponential: ("Exp", "Exp", "rounding x would show"),
+    log_of_exponentials: ("ReduceLogSumExp", "ReduceLogSumExp", "its exponentials exceed FP16"),
     angles: ("Cast Mul Sin", "Sin", "positions of which no largest is declared"),
     index: ("Sigmoid Mul Floor Cast", "Mul", "reads positions or sizes"),
     positions: ("Cast Sub Mul", "Sub", "counts up to"),

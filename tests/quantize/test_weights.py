@@ -19,7 +19,7 @@ def _brute_force(values: np.ndarray, axis: int) -> list[float]:
     found = []
     for channel in range(values.shape[axis]):
         largest = max((abs(float(v)) for v in values.take(channel, axis).reshape(-1)), default=0.0)
-        found.append(largest / 127 if largest else 1.0)
+        found.append((largest or 1.0) / 127)
     return found
 
 
@@ -49,8 +49,8 @@ def test_per_tensor_is_a_scalar() -> None:
 def test_a_channel_of_zeros_has_a_positive_scale() -> None:
     values = np.zeros((3, 2, 1, 1), np.float32)
     values[1] = 12.7
-    np.testing.assert_allclose(weight_scale(values, 0), [1.0, 0.1, 1.0], rtol=1e-6)
-    assert float(weight_scale(np.zeros(4, np.float32), None)) == 1.0
+    np.testing.assert_allclose(weight_scale(values, 0), [1 / 127, 0.1, 1 / 127], rtol=1e-6)
+    assert float(weight_scale(np.zeros(4, np.float32), None)) == np.float32(1 / 127)
 
 
 @pytest.mark.parametrize("threshold", [1e-44, 1e-40, 1.2e-38])

@@ -20,6 +20,7 @@ from fusewright.pipeline.four_bits import find_int4, round_int4, scale_int4
 from fusewright.pipeline.lengths import unseen_lengths
 from fusewright.pipeline.levels import start_levels
 from fusewright.pipeline.looking import look
+from fusewright.pipeline.options import HALF
 from fusewright.pipeline.ordering import order_norms
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.proof import RewriteError
@@ -157,7 +158,8 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
             if proven is not None:
                 job.proof.settle(proven.result)
             if final is not None:
-                job.proof.measure("verify", final)
+                asked_for = job.options.formats.rest if job.options.io_types == HALF else ""
+                job.proof.measure("verify", final, asked_for.upper())
                 inputs, feeds = job.source.interface.inputs, job.proof.reference.feeds
                 plan.model.notes += unseen_lengths(plan, inputs, feeds)
             if at_levels is not None and final is not None:

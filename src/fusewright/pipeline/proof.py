@@ -150,18 +150,22 @@ class Proof:
         self._waiting.clear()
         self.deferred = False
 
-    def measure(self, stage: str, comparison: Comparison) -> None:
+    def measure(self, stage: str, comparison: Comparison, half: str = "") -> None:
         """Keeps the distance of a model that is meant to differ.
 
         An output may have another shape than before (detections that pass a threshold) or be zero
         where the original is; it may not be NaN or Inf where the original is a number.
+
+        Args:
+            half: title of the type that the user asked for outputs in; empty where it is theirs.
 
         Raises:
             VerifyError: an output holds such NaN or Inf.
         """
         for output in comparison.outputs:
             if output.is_broken:
-                raise VerifyError(f"{stage}: output '{output.name}' is no longer finite")
+                why = half and f" in {half}, which --io-types asks for"
+                raise VerifyError(f"{stage}: output '{output.name}' is no longer finite{why}")
         worst = comparison.worst
         if worst is not None:
             self.trace.add(stage, "proof", detail=str(worst))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -70,6 +71,8 @@ def _reason(flow: Flow, node: gs.Node, margin: float) -> str | None:
         return f"e^x up to {result:.3g}: rounding x would show"
     if node.op in _SQUARES and _beyond(flow, node, (flow.kind.maximum / margin) ** 0.5):
         return f"its squares exceed {flow.kind.title}"
+    if node.op == "ReduceLogSumExp" and _beyond(flow, node, _most_exponent(flow, node, margin)):
+        return f"its exponentials exceed {flow.kind.title}"
     if node.op in _SUMS or node.op == "GlobalAveragePool":
         return _sums(flow, node, result, margin)
     return None
@@ -78,6 +81,11 @@ def _reason(flow: Flow, node: gs.Node, margin: float) -> str | None:
 def _beyond(flow: Flow, node: gs.Node, limit: float) -> bool:
     peak = flow.peak(node.inputs[0])
     return peak is not None and peak > limit
+
+
+def _most_exponent(flow: Flow, node: gs.Node, margin: float) -> float:
+    """The largest x of which a sum of e^x is a number: nothing is subtracted beforehand."""
+    return math.log(flow.kind.maximum / margin / (_summed(node, flow.opset) or 1))
 
 
 def _too_fine(flow: Flow, node: gs.Node) -> str | None:

@@ -13,7 +13,8 @@ from fusewright.target.precision import INT8
 
 INT8_MAX = 127
 _INT8 = FORMATS[INT8]
-# A channel of zeros (pruned, or killed by its BN) needs a positive scale; any one is exact.
+# A channel of zeros (pruned, or killed by its BN) needs a positive scale. Any one is exact, but
+# onnxruntime's optimizer rounds the bias to steps of it: that of values up to 1.
 _OF_ZEROS = np.float32(1.0)
 # Below this a float32 scale is subnormal, and engines may flush it to 0.
 _SMALLEST = np.finfo(np.float32).tiny
@@ -29,5 +30,6 @@ def scale_of(threshold: np.ndarray | float, form: Format = _INT8) -> np.ndarray:
     """Symmetric scale for a clipping threshold: threshold / maximum, always positive."""
     magnitude = np.asarray(threshold, dtype=np.float32)
     scale = (magnitude / np.float32(form.maximum)).astype(np.float32)
-    scale = np.where(magnitude > 0, np.maximum(scale, _SMALLEST), _OF_ZEROS)
+    zeros = _OF_ZEROS / np.float32(form.maximum)
+    scale = np.where(magnitude > 0, np.maximum(scale, _SMALLEST), zeros)
     return np.asarray(scale, dtype=np.float32)
