@@ -16,7 +16,7 @@ from asking import Asked
 from building import run
 from naive import faked, rounded_to_bf16
 from pairs import poor_pairs
-from proving import is_fault, is_half
+from proving import fits_half, is_fault, is_half
 from recipe import Drawn
 
 import fusewright
@@ -252,6 +252,8 @@ def _floor(drawn: Drawn, asked: Asked, folder: Path, expected: Outputs, verdict:
         return
     # Four samples may be bad luck.
     feeds = [*drawn.feeds[CALIBRATION:], *drawn.more()]
+    if "io_types" in asked.settings:
+        feeds = [feed for feed in feeds if fits_half(drawn.proto, feed)]
     found = _all_decibels(drawn, asked, folder, feeds)
     if found < floor and drawn.plain is not None and asked.precision != "fp16":
         floor = min(floor, naive_decibels(drawn, asked, feeds) - MARGIN)

@@ -19,6 +19,7 @@ _SETTLED = 1e-3
 # A kernel that computes a norm by another formula may be so far off. (the same)
 _BY_KERNELS = 1e-4
 _PROVEN_ON = 4
+_LARGEST_HALF = 65504.0
 
 
 def is_fault(undone: Any, drawn: Drawn, trace: Any) -> bool:
@@ -29,6 +30,12 @@ def is_fault(undone: Any, drawn: Drawn, trace: Any) -> bool:
     if is_half(drawn.proto) and has_half_bodies(drawn.proto):
         return False
     return _is_far(undone, trace) and not _depends_on_last_bits(drawn)
+
+
+def fits_half(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> bool:
+    """Whether half can hold what a sample makes of a model."""
+    floats = [a for a in run(proto, feed) if a.dtype.kind == "f"]
+    return all(np.abs(a).max(initial=0.0) < _LARGEST_HALF for a in floats)
 
 
 def is_half(proto: onnx.ModelProto) -> bool:

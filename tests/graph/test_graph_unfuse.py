@@ -90,6 +90,19 @@ def test_written_out_it_computes_the_same(name: str, opset: int) -> None:
     assert_equal(proto, written)
 
 
+def test_a_half_file_that_stores_no_floats(tmp_path: Path) -> None:
+    """In float32 between its Casts, it has half inputs alone to tell a type by."""
+    net = Net()
+    x = net.op("MaxPool", net.input("x", 2, 4, 8, 8, dtype=np.float16), kernel_shape=[2, 2])
+    y = _fused(net, "QuickGelu", x, alpha=1.0)
+    proto = net.proto(y)
+    proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    onnx.save(proto, tmp_path / "net.onnx")
+    data = np.random.default_rng(0).standard_normal((4, 4, 8, 8)).astype(np.float16)
+    result = optimize(tmp_path / "net.onnx", None, {"x": data}, precision="fp32", strict=True)
+    assert not any(node.domain == DOMAIN for node in result.model.graph.node)
+
+
 @pytest.mark.parametrize("name", ["unidirectional", "a mask"])
 def test_a_form_that_is_not_known_stays_and_is_said(name: str, tmp_path: Path) -> None:
     net = Net()

@@ -45,12 +45,8 @@ def write_out(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _once(proto: onnx.ModelProto) -> None:
-    """Writes out what can be by what is known of ranks, in place."""
+    """Writes out what can be by what is known of ranks and types, in place."""
     graph = proto.graph
-    kinds = {t.data_type for t in graph.initializer} & _FLOATS
-    kinds = kinds or ({v.type.tensor_type.elem_type for v in graph.input} & _FLOATS)
-    if len(kinds) != 1:
-        return  # the type of a constant is not known
     light = without_weights(proto)
     infer_shapes(light)
     known = (*light.graph.input, *light.graph.value_info)
@@ -60,13 +56,15 @@ def _once(proto: onnx.ModelProto) -> None:
         if v.type.tensor_type.HasField("shape")
     }
     ranks |= {tensor.name: len(tensor.dims) for tensor in graph.initializer}
+    types = {v.name: v.type.tensor_type.elem_type for v in known}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     opset = next(e.version for e in proto.opset_import if e.domain in ("", "ai.onnx"))
-    facts = _Facts(ranks, dims, opset, kinds.pop())
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        body = _Body(node, facts)
-        done = is_fused(node) and _BODIES[node.op_type](body)
+        kind = _kind_of(node, types) if is_fused(node) else None
+        body = _Body(node, _Facts(ranks, dims, opset, kind or onnx.TensorProto.FLOAT))
+        done = kind is not None and _BODIES[node.op_type](body)
         nodes += body.nodes if done else [node]
         graph.initializer.extend(body.stored if done else ())
     nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -74,9 +72,19 @@ def _once(proto: onnx.ModelProto) -> None:
     graph.node.extend(nodes)
 
 
+def _kind_of(node: onnx.NodeProto, types: Mapping[str, int]) -> int | None:
+    """The type of a node's floats; None where it is not known: what is stored with them needs it.
+
+    Where its inputs' are not, behind another such operator, it is what the whole model has.
+    """
+    found = {types[name] for name in node.input if name in types} & _FLOATS
+    found = found or (set(types.values()) & _FLOATS)
+    return found.pop() if len(found) == 1 else None
+
+
 @dataclass(frozen=True)
 class _Facts:
-    """What bodies ask of a model: ranks, shapes of stored tensors, opset, type of its floats."""
+    """What bodies ask of a node and its model; `kind` is the type of the floats."""
 
     ranks: Mapping[str, int]
     dims: Mapping[str, tuple[int, ...]]
