@@ -9,6 +9,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from fusewright.errors import ModelError
+from fusewright.graph.attributes import import_graph
 from fusewright.graph.collector import without_gc
 from fusewright.graph.load import Source
 from fusewright.graph.model import Model, trace_origins
@@ -38,7 +39,7 @@ def to_model(proto: onnx.ModelProto, source: Source, workspace: Workspace | None
 def _to_model(proto: onnx.ModelProto, source: Source) -> Model:
     try:
         infer_shapes(proto)
-        graph = gs.import_onnx(proto)
+        graph = import_graph(proto)
         graph.nodes = toposort(graph.nodes)
     except ValueError as error:
         raise ModelError(f"{source.path}: {error}") from error
@@ -110,7 +111,7 @@ def _name_nodes(graph: gs.Graph) -> None:
 def _restore_interface(graph: gs.Graph, source: Source) -> None:
     # onnxruntime writes inferred shapes over the declared ones; the file's own are kept.
     declared = {v.name: v for v in (*source.proto.graph.input, *source.proto.graph.output)}
-    imported = gs.import_onnx(
+    imported = import_graph(
         onnx.helper.make_model(onnx.helper.make_graph([], "interface", [], list(declared.values())))
     )
     shapes = {t.name: t.shape for t in imported.outputs}

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from fusewright.calibrate import ImageOptions, open_samples
 from fusewright.engine.profiles import described
 from fusewright.errors import ModelError, UsageError
+from fusewright.graph.attributes import import_graph
 from fusewright.graph.convert import to_proto
 from fusewright.graph.half import holds_bfloat16
 from fusewright.graph.light import is_small_external
@@ -89,7 +90,7 @@ def strip_qdq(model: onnx.ModelProto | str | Path) -> onnx.ModelProto:
             DynamicQuantizeLinear, a pair whose scale is computed), which is no pair to take out.
     """
     proto = load_weights(read_source(model)) if isinstance(model, (str, Path)) else model
-    graph = gs.import_onnx(proto)
+    graph = import_graph(proto)
     strip_graph(graph)
     stripped = to_proto(graph)
     stripped.metadata_props.extend(proto.metadata_props)
@@ -203,7 +204,7 @@ def _without_pairs(source: Source) -> tuple[Source, _Reads]:
     """The float model, and where it reads behind a pair of which type."""
     if not count_qdq(source.proto):
         return source, {}
-    graph = gs.import_onnx(plain(source))
+    graph = import_graph(plain(source))
     reads = dequantized_reads(graph)
     strip_graph(graph)
     proto = to_proto(graph)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from fusewright.errors import ModelError
+from fusewright.graph.attributes import import_graph
 from fusewright.graph.clean import clean, clean_again, rename_taken
 from fusewright.graph.convert import to_model, to_proto
 from fusewright.graph.fold_shapes import computes_shapes, fold_shapes
@@ -307,7 +307,7 @@ def runnable(proto: onnx.ModelProto, source: Source) -> onnx.ModelProto:
     """
     if not source.custom:
         return proto
-    part = runnable_part(gs.import_onnx(proto), frozenset(source.custom))
+    part = runnable_part(import_graph(proto), frozenset(source.custom))
     if not part.nodes:
         raise ModelError(
             f"{source.path}: everything in it depends on custom operators"
@@ -320,14 +320,14 @@ def beyond_reach(source: Source) -> dict[str, str]:
     """Tensors in front of custom operators → the node; outputs of the model are not among them."""
     if not source.custom:
         return {}
-    found = read_beyond(gs.import_onnx(source.proto), frozenset(source.custom))
+    found = read_beyond(import_graph(source.proto), frozenset(source.custom))
     outputs = {spec.name for spec in source.interface.outputs}
     return {name: node for name, node in found.items() if name not in outputs}
 
 
 def _folded(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Constant folding by graphsurgeon, for a model that onnxruntime's optimizer is not for."""
-    graph = gs.import_onnx(proto)
+    graph = import_graph(proto)
     graph.fold_constants()
     graph.cleanup(remove_unused_graph_inputs=False)
     return to_proto(graph)
