@@ -42,12 +42,13 @@ class Asked:
     def is_lossy(self) -> bool:
         """Whether a poor result is what was asked for.
 
-        Entropy cuts off much of few samples, one pair serves q, k and v of unlike ranges, and the
-        residual stream carries everything.
+        Entropy cuts off much of few samples; one pair serves q, k and v of unlike ranges, and so
+        does one step of their weights; the residual stream carries everything.
         """
         given = self.settings
         asked = given.get("method") == "entropy" or given.get("balance") is False
-        return (asked or "int8_residual" in given) and self.quantized == "int8"
+        asked |= "int8_residual" in given or "per_tensor_weights" in given
+        return asked and self.quantized == "int8"
 
     @property
     def is_float_rest(self) -> bool:

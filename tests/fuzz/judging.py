@@ -16,7 +16,7 @@ from asking import Asked
 from building import run
 from naive import faked, rounded_to_bf16
 from pairs import poor_pairs
-from proving import fits_half, is_fault, is_half
+from proving import fits_half, is_fault, is_half, plain_kind
 from recipe import Drawn
 
 import fusewright
@@ -375,16 +375,15 @@ def _inspected(
 ) -> None:
     seen = fusewright.inspect(folder / "o.onnx")
     one, other = (
-        Counter((_plain_kind(g.kind), g.decision) for g in plan.groups if g.is_quantized)
+        Counter((plain_kind(g.kind), g.decision) for g in plan.groups if g.is_quantized)
         for plan in (result.plan, seen)
     )
-    if one and asked.quantized != "int4" and one != other:
+    more, less = (
+        {key for key in a - b if key[0] != "Linear" or key not in b}
+        for a, b in ((one, other), (other, one))
+    )
+    if one and asked.quantized != "int4" and (more or less):
         verdict.add("inspect", f"{dict(one - other)} → {dict(other - one)}")
-
-
-def _plain_kind(kind: str) -> str:
-    """For who reads the file: Casts lie between a Linear and its activation, or its attention."""
-    return kind.removesuffix("Act").replace("MHAInProjection", "Linear")
 
 
 def _stripped(

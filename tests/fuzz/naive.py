@@ -16,8 +16,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 HEAVY = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention")
-# The last level of each format; FP8 rounds like INT8 of fewer levels, INT4 only what is stored.
-LEVELS = {"int8": 127, "fp8": 31, "int4": 7, "nvfp4": 7}
+# The last level of each format; INT4 rounds only what is stored. Steps of FP8 (E4M3) double with
+# each power of two: eight from one to the next, down to 2⁻⁶.
+LEVELS = {"int8": 127, "fp8": 448, "int4": 7, "nvfp4": 7}
+_FP8 = LEVELS["fp8"]
 
 
 def faked(
@@ -96,17 +98,28 @@ def _peaks(proto: onnx.ModelProto, feeds: Feeds, names: Iterable[str]) -> dict[s
 def _rounding(model: onnx.ModelProto, name: str, peak: float, levels: int) -> list[onnx.NodeProto]:
     """The value in whole steps, as far as the largest one that was seen."""
     numbers = {"step": peak / levels, "low": -peak, "high": peak}
+    numbers |= {"least": 2.0**-6, "ln": 1 / np.log(2), "bits": 3.0, "two": 2.0}
     for suffix, value in numbers.items():
         constant = numpy_helper.from_array(np.float32(value), f"{name}_{suffix}")
         model.graph.initializer.append(constant)
-    made = [f"{name}_{part}" for part in ("above", "inside", "steps", "whole", "rounded")]
-    return [
-        helper.make_node("Max", [name, f"{name}_low"], made[:1]),
-        helper.make_node("Min", [made[0], f"{name}_high"], made[1:2]),
-        helper.make_node("Div", [made[1], f"{name}_step"], made[2:3]),
-        helper.make_node("Round", made[2:3], made[3:4]),
-        helper.make_node("Mul", [made[3], f"{name}_step"], made[4:]),
-    ]
+    nodes = []
+
+    def op(kind: str, *inputs: str, to: str = "") -> str:
+        made = to or f"{name}_{kind}_{len(nodes)}"
+        nodes.append(helper.make_node(kind, list(inputs), [made]))
+        return made
+
+    inside = op("Min", op("Max", name, f"{name}_low"), f"{name}_high")
+    steps = op("Div", inside, f"{name}_step")
+    if levels == _FP8:
+        size = op("Max", op("Abs", steps), f"{name}_least")
+        power = op("Floor", op("Mul", op("Log", size), f"{name}_ln"))
+        unit = op("Pow", f"{name}_two", op("Sub", power, f"{name}_bits"))
+        whole = op("Mul", op("Round", op("Div", steps, unit)), unit)
+    else:
+        whole = op("Round", steps)
+    op("Mul", whole, f"{name}_step", to=f"{name}_rounded")
+    return nodes
 
 
 def _rounded_weight(
@@ -123,7 +136,9 @@ def _rounded_weight(
     axis = 0 if node.op_type == "Conv" or _is_turned(node) else array.ndim - 1
     others = tuple(i for i in range(array.ndim) if i != axis or per_tensor)
     step = np.maximum(np.abs(array).max(axis=others, keepdims=True), 1e-30) / levels
-    rounded = (np.rint(array / step) * step).astype(np.float32)
+    steps = array / step
+    whole = steps.astype(ml_dtypes.float8_e4m3fn) if levels == _FP8 else np.rint(steps)
+    rounded = (whole.astype(np.float32) * step).astype(np.float32)
     model.graph.initializer.append(numpy_helper.from_array(rounded, name))
     return name
 

@@ -38,6 +38,14 @@ def fits_half(proto: onnx.ModelProto, feed: dict[str, np.ndarray]) -> bool:
     return all(np.abs(a).max(initial=0.0) < _LARGEST_HALF for a in floats)
 
 
+def plain_kind(kind: str) -> str:
+    """For who reads the file back: Casts lie between a Linear and its activation or attention.
+
+    And Linears that are packed there count as one.
+    """
+    return kind.removesuffix("Act").replace("MHAInProjection", "Linear")
+
+
 def is_half(proto: onnx.ModelProto) -> bool:
     values = (*proto.graph.input, *proto.graph.output)
     return any(v.type.tensor_type.elem_type == onnx.TensorProto.FLOAT16 for v in values)

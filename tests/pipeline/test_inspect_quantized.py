@@ -128,3 +128,17 @@ def test_a_type_that_is_no_format_of_ours(tmp_path: Path) -> None:
     onnx.save(net.proto(y), path)
     said = "Q/DQ pairs of UINT16 in the file, none of INT8, FP8, INT4, NVFP4, MXFP8"
     assert [(g.decision, g.reason) for g in inspect(path).groups] == [("float", said)]
+
+
+def test_angles_that_come_from_bf16(tmp_path: Path) -> None:
+    """A Cast from a type that NumPy does not have stands in front of them."""
+    net = Net(17)
+    x = net.op("MatMul", net.input("x", 4, 32), net.draw(32, 32))
+    y = net.op("Sin", net.op("Mul", net.op("Relu", x), np.float32(30)))
+    onnx.save(net.proto(net.op("MatMul", y, net.draw(32, 8))), tmp_path / "net.onnx")
+    data = {"x": np.random.default_rng(0).standard_normal((8, 32)).astype(np.float32)}
+    out = tmp_path / "out.onnx"
+    fusewright.optimize(tmp_path / "net.onnx", out, data, precision="bf16")
+    casts = [n for n in onnx.load(out).graph.node if n.op_type == "Cast"]
+    assert casts
+    assert fusewright.inspect(out).groups

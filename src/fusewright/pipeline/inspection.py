@@ -19,9 +19,9 @@ from fusewright.graph.convert import to_proto
 from fusewright.graph.half import holds_bfloat16
 from fusewright.graph.light import is_small_external
 from fusewright.graph.load import Source, load_weights, read_source, require_tensors, with_inner
-from fusewright.graph.model import Model
+from fusewright.graph.model import Model, trace_origins
 from fusewright.graph.session import TensorSpec
-from fusewright.graph.walk import producer
+from fusewright.graph.walk import is_constant, producer
 from fusewright.graph.workspace import Workspace
 from fusewright.pipeline.doubles import as_float32, is_double
 from fusewright.pipeline.options import Options
@@ -63,7 +63,7 @@ def inspect(
     """
     options = Options().with_settings(settings)
     file = read_source(model)
-    source, reads = _without_pairs(file)
+    source, reads, calls = _without_pairs(file)
     source = in_float32(source)  # TensorRT's operators for blocks are gone
     if is_double(source):
         source = as_float32(source)
@@ -71,7 +71,7 @@ def inspect(
     trace = Trace(watcher or Silent()) if trace is None else trace
     plan = make_plan(Preparation(source, trace, opset=options.min_opset), options)
     if reads:
-        reads = _by_normalized_name(reads, plan.model)
+        reads = _by_normalized_name(reads, calls, plan.model)
         nodes = node_index(plan.model.graph)
         for group in plan.groups:
             group.decision, group.reason = _decided(_types_of(group, nodes, reads, plan))
@@ -200,27 +200,36 @@ def _refuse_idle(file: Source, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _without_pairs(source: Source) -> tuple[Source, _Reads]:
-    """The float model, and where it reads behind a pair of which type."""
+def _without_pairs(source: Source) -> tuple[Source, _Reads, _Reads]:
+    """The float model, and where it reads behind a pair of which type; layers also by their calls.
+
+    Rewrites know what is written as a call by the name of that.
+    """
     if not count_qdq(source.proto):
-        return source, {}
+        return source, {}, {}
     graph = import_graph(plain(source))
     reads = dequantized_reads(graph)
+    origins = trace_origins(graph.nodes, set(source.names), source.producers)
+    layers = [node for node in graph.nodes if node.op in HEAVY_OPS and node.name in reads]
+    calls = {call: reads[node.name] for node in layers for call in origins[node.name]}
     strip_graph(graph)
     proto = to_proto(graph)
     left = {f"{node.domain or 'ai.onnx'}::{node.op_type}" for node in with_inner(proto.graph.node)}
     custom = tuple(name for name in source.custom if name in left)
     float_source = replace(source, proto=proto, on_disk=False, holds_weights=True, custom=custom)
-    return float_source, reads
+    return float_source, reads, calls
 
 
-def _by_normalized_name(reads: _Reads, model: Model) -> _Reads:
+def _by_normalized_name(reads: _Reads, calls: _Reads, model: Model) -> _Reads:
     """The same of the normalized nodes: a Gemm of the file is a MatMul of another name there."""
-    names = {n.name: (n.name, *model.origin(n)) for n in model.graph.nodes}
-    return {
-        name: {slot: kind for known in aliases for slot, kind in reads.get(known, {}).items()}
-        for name, aliases in names.items()
-    }
+    found: dict[str, dict[int, str]] = {}
+    for node in model.graph.nodes:
+        aliases = (node.name, *model.origin(node))
+        known = [reads[name] for name in aliases if name in reads]
+        if not known and node.op in HEAVY_OPS and is_constant(node.inputs[1]):
+            known = [calls[name] for name in aliases if name in calls]
+        found[node.name] = {slot: kind for each in known for slot, kind in each.items()}
+    return found
 
 
 def _decided(types: list[str]) -> tuple[str, str]:

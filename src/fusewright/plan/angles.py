@@ -200,7 +200,7 @@ def _is_whole(tensor: gs.Tensor) -> bool:
     if tensor.dtype is None or is_constant(tensor):
         return False
     # An image may be whole numbers too, but not of so many bits.
-    return np.dtype(tensor.dtype) in (np.int32, np.int64, np.uint32, np.uint64)
+    return tensor.dtype in (np.int32, np.int64, np.uint32, np.uint64)
 
 
 def _is_damped(node: gs.Node) -> bool:
