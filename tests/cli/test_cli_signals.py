@@ -7,14 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 FUSEWRIGHT = [sys.executable, "-m", "fusewright"]
 
 
-def _calibrating(model, out, temporary) -> subprocess.Popen[str]:
-    """A run that has begun to calibrate on more samples than it will ever see."""
+@contextmanager
+def _calibrating(model, out, temporary) -> Iterator[subprocess.Popen[str]]:
+    """A run that has begun to calibrate, on more samples than it will see; it ends with this."""
     command = ["optimize", str(model), "-o", str(out / "o.onnx"), "--json", str(out / "o.json")]
     process = subprocess.Popen(
         [*FUSEWRIGHT, *command, "--random-data", "--samples", "100000000"],
@@ -23,12 +26,16 @@ def _calibrating(model, out, temporary) -> subprocess.Popen[str]:
         text=True,
         env={**os.environ, "TMPDIR": str(temporary)},
     )
-    assert process.stderr is not None
-    seen = [process.stderr.readline() for _ in range(6)]
-    assert seen[-1].startswith("collapse"), seen  # calibration comes next
-    time.sleep(0.5)
-    assert process.poll() is None
-    return process
+    try:
+        assert process.stderr is not None
+        seen = [process.stderr.readline() for _ in range(6)]
+        assert seen[-1].startswith("collapse"), seen  # calibration comes next
+        time.sleep(0.5)
+        assert process.poll() is None
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(
@@ -43,9 +50,9 @@ def test_a_signal_half_way_leaves_nothing(number, code, word, digits, tmp_path):
     temporary, out = tmp_path / "tmp", tmp_path / "out"
     temporary.mkdir()
     out.mkdir()
-    process = _calibrating(digits, out, temporary)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=20)
+    with _calibrating(digits, out, temporary) as process:
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=20)
     assert (process.returncode, stdout, stderr) == (code, "", f"{word}\n")
     # onnxruntime keeps a file `.ses` of its own there.
     left = [path for path in temporary.iterdir() if path.name != ".ses"]
@@ -55,15 +62,15 @@ def test_a_signal_half_way_leaves_nothing(number, code, word, digits, tmp_path):
 def test_nohup_is_obeyed(digits, tmp_path):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        process = _calibrating(digits, tmp_path, tmp_path)
+        with _calibrating(digits, tmp_path, tmp_path) as process:
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=20)
+            assert process.returncode == 143
     finally:
         signal.signal(signal.SIGHUP, before)
-    process.send_signal(signal.SIGHUP)
-    time.sleep(0.5)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
-    assert process.returncode == 143
 
 
 def test_a_reader_that_goes_away_is_no_traceback(digits):
