@@ -103,6 +103,22 @@ def log_odds(net: Net) -> str:
     return net.op("Log", net.op("Div", share, rest))
 
 
+def variance(net: Net) -> str:
+    """E[x²] − E[x]² of what has a mean: its square is a thousand times as large."""
+    x = net.op("Add", net.op("MatMul", _features(net), _drawn(net, 8, 6)), 50.0)
+    mean, square = (
+        net.op("Mul", net.op("ReduceSum", y, [1]), 1 / 6) for y in (x, net.op("Mul", x, x))
+    )
+    spread = net.op("Sub", square, net.op("Mul", mean, mean))
+    return net.op("Div", net.op("Sub", x, mean), net.op("Sqrt", net.op("Add", spread, 0.01)))
+
+
+def two_of_one_offset(net: Net) -> str:
+    x = _features(net)
+    first, second = (net.op("Add", net.op("MatMul", x, _drawn(net, 8, 6)), 200.0) for _ in range(2))
+    return net.op("Sub", first, second)
+
+
 def _drawn(net: Net, *shape: int) -> np.ndarray:
     return (net.random.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(np.float32)
 
@@ -122,6 +138,8 @@ MAGNIFIED = (
     exponents,
     powers,
     log_odds,
+    variance,
+    two_of_one_offset,
 )
 
 

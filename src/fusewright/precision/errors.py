@@ -48,8 +48,11 @@ class _Walk:
     def visit(self, node: gs.Node) -> None:
         """All that read its results have been visited."""
         asked = self._sensitive.demand(node)
-        if asked is not None and self._ask(node.inputs[asked[0]], asked[1]):
-            self._keep(node, asked[1].why)
+        if asked is not None:
+            slots, demand = asked
+            exact = [self._ask(node.inputs[slot], demand) for slot in slots]
+            if any(exact):
+                self._keep(node, demand.why)
         results = [t for t in node.outputs if id(t) in self._asked]
         for tensor in results:
             demand = self._asked[id(tensor)]

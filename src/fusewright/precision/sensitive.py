@@ -25,6 +25,8 @@ _OF_WHAT_IS_HEAVY = 2.0**-6
 # Of probabilities: a 16th, which leaves 29 dB. FP16 is off by that at logits of 128,
 # BF16 at 16, where no key stands out.
 _OF_A_POWER = 2.0**-4
+# A difference so many times smaller than what it is of has lost three bits.
+_CANCELS = 8.0
 # Of a pixel that a grid points to; maps whose size is open are taken for this large.
 _OF_A_PIXEL, _MAP = 2.0**-4, 512
 
@@ -88,16 +90,16 @@ class Sensitive:
             "GridSample": self._grid,
             "Pow": self._power,
             "Softmax": self._logits,
-            "Sub": self._fraction,
+            "Sub": self._difference,
         }
 
-    def demand(self, node: gs.Node) -> tuple[int, Demand] | None:
-        """What the node itself asks, and of which input."""
+    def demand(self, node: gs.Node) -> tuple[tuple[int, ...], Demand] | None:
+        """What the node itself asks, and of which inputs."""
         rule = self._rules.get(node.op)
         if rule is None or not self._flow.types.is_float(node.inputs[0]):
             return None
         asked = rule(node)
-        return None if asked is None else (_argument(node), asked)
+        return None if asked is None else (_arguments(node), asked)
 
     def _size(self, tensor: gs.Tensor) -> float | None:
         return self._growth.size(tensor)
@@ -185,12 +187,17 @@ class Sensitive:
         why = f"takes differences of values up to {size:.3g}"
         return Demand(light, heavy, size, why, f"'{node.name}' {why}")
 
-    def _fraction(self, node: gs.Node) -> Demand | None:
-        """x − floor(x)."""
-        whole = producer(node.inputs[1])
-        if whole is None or whole.op not in ("Ceil", "Floor", "Round"):
+    def _difference(self, node: gs.Node) -> Demand | None:
+        """x − floor(x), or what nearly cancels: E[x²] − E[x]²."""
+        if _is_fraction(node):
+            return self._differences(node)
+        sizes, result = list(map(self._size, node.inputs)), self._flow.peak(node.outputs[0])
+        size = max((size for size in sizes if size is not None), default=0.0)
+        if None in sizes or not result or not result * _CANCELS < size < math.inf:
             return None
-        return self._differences(node) if whole.inputs[0] is node.inputs[0] else None
+        light, heavy = self._allowed(node)
+        why = f"values up to {size:.3g} cancel to {result:.3g}"
+        return Demand(light, heavy, size, why, f"makes what cancels in '{node.name}'")
 
     def _remainder(self, node: gs.Node) -> Demand | None:
         """A difference that gets near 0, such as 1 − p, is divided by, or its logarithm taken."""
@@ -221,6 +228,16 @@ class Sensitive:
         limit = _OF_A_PIXEL * 2 / longest
         what = f"makes the grid of '{node.name}'"
         return Demand(limit, limit, size, "its grid says where to sample", what)
+
+
+def _is_fraction(node: gs.Node) -> bool:
+    whole = producer(node.inputs[1])
+    rounds = whole is not None and whole.op in ("Ceil", "Floor", "Round")
+    return whole is not None and rounds and whole.inputs[0] is node.inputs[0]
+
+
+def _arguments(node: gs.Node) -> tuple[int, ...]:
+    return (0, 1) if node.op == "Sub" and not _is_fraction(node) else (_argument(node),)
 
 
 def _argument(node: gs.Node) -> int:
