@@ -257,6 +257,33 @@ def test_one_that_is_asked_for_stays_int8(tmp_path: Path) -> None:
     assert _events(result, "miss"), "and it is said"
 
 
+def _tokens(net: Net, loud: float = 100.0) -> str:
+    """Tokens of two sources; a norm makes those of both count alike."""
+    parts = [net.op("MatMul", net.input(name, 1, 16, 32), net.draw(32, 32)) for name in "ab"]
+    x = net.op("Concat", net.op("Mul", parts[0], loud), parts[1], axis=1)
+    y = net.op("LayerNormalization", net.op("MatMul", x, net.draw(32, 32)), net.positive(32))
+    return net.op("MatMul", net.op("Relu", y), net.draw(32, 8))
+
+
+def _lines(net: Net, loud: float = 100.0) -> str:
+    """A map of two halves."""
+    parts = [net.conv(net.input(name, 1, 4, 8, 8), 4, 4) for name in "ab"]
+    x = net.conv(net.op("Concat", net.op("Mul", parts[0], loud), parts[1], axis=2), 8, 4)
+    power = net.op("Add", net.op("ReduceMean", net.op("Mul", x, x), axes=[1]), 1e-3)
+    return net.conv(net.op("Div", x, net.op("Sqrt", power)), 4, 8)
+
+
+@pytest.mark.parametrize("build", [_tokens, _lines], ids=lambda build: build.__name__)
+def test_parts_joined_along_no_channels_stay_float(build: Build, tmp_path: Path) -> None:
+    result, decibels = _optimized(build, tmp_path)
+    assert decibels > 30
+    (group,) = [g for g in result.plan.groups if g.spec.weights and not g.is_quantized]
+    assert "one step for all leaves" in group.reason
+    assert "joined along no channels" in group.reason
+    alike, _ = _optimized(lambda net: build(net, 2.0), tmp_path)
+    assert all(g.is_quantized for g in alike.plan.groups if g.spec.weights)
+
+
 @pytest.mark.parametrize(
     ("change", "is_float"),
     [("", True), ("asked: true", False)],

@@ -19,6 +19,7 @@ from fusewright.pipeline.stages import Job, with_outputs
 from fusewright.plan.decide import settle
 from fusewright.plan.plan import FLOAT, Plan
 from fusewright.quantize.equalize import equalize
+from fusewright.quantize.rows import find_joined, lost_part
 from fusewright.quantize.unlike import Site, Verdict, find_sites, judge
 
 
@@ -30,20 +31,27 @@ def equalize_parts(plan: Plan, job: Job) -> None:
         DataError: the model fails on a sample.
         VerifyError: it changed the results, and strict proof was asked for.
     """
-    sites = find_sites(plan)
-    if not sites:
+    sites, joined = find_sites(plan), find_joined(plan)
+    if not sites and not joined:
         return
-    seen = _measure(plan, sites, job)
+    of_rows = dict.fromkeys((name, 1) for one in joined for name in one.sources)
+    seen = _measure(plan, [*((site.tensor, site.axis) for site in sites), *of_rows], job)
     verdicts = [(site, judge(site, seen[site.tensor, site.axis], plan)) for site in sites]
     lossy = [(site, verdict) for site, verdict in verdicts if verdict is not None]
-    if not lossy:
+    rows = {name: power for (name, axis), power in seen.items() if axis == 1}
+    lost = [(one, part) for one in joined if (part := lost_part(one, rows)) is not None]
+    if not lossy and not lost:
         return
     with job.trace.stage("equalize") as details:
+        for one, (name, left) in lost:
+            text = f"one step for all leaves '{name}' {left:.0f} dB"
+            _keep_float(plan, one.groups, text, "they are joined along no channels", job)
         able = [(s, v) for s, v in lossy if v.factors is not None and _may(s, job) is None]
         done = able if able and _apply(plan, able, job) else []
         for site, verdict in lossy:
             if not any(site is other for other, _ in done):
-                _keep_float(plan, site, verdict, job)
+                why = _may(site, job) or "no factors of its parts help"
+                _keep_float(plan, site.groups, verdict.text, why, job)
         settle(plan)
         details.append(f"{len(done)} of {len(sites)} tensors of several parts")
 
@@ -55,9 +63,14 @@ def _may(site: Site, job: Job) -> str | None:
     return site.problem or by_regions
 
 
-def _measure(plan: Plan, sites: Sequence[Site], job: Job) -> Mapping[tuple[str, int], ChannelPower]:
-    """One look at the sites on the first samples, by the part of the model in front of them."""
-    found = {(site.tensor, site.axis): ChannelPower(site.axis) for site in sites}
+def _measure(
+    plan: Plan, tensors: Sequence[tuple[str, int]], job: Job
+) -> Mapping[tuple[str, int], ChannelPower]:
+    """One look at tensors, by an axis each, on the first samples.
+
+    It runs the part of the model in front of them.
+    """
+    found = {(name, axis): ChannelPower(axis) for name, axis in tensors}
     feeds = list(job.samples.preview(job.options.verify_samples))
     fed = {t.name for t in plan.model.graph.inputs}
     watching: dict[str, list[ChannelPower]] = {}
@@ -118,10 +131,9 @@ def _apply(plan: Plan, able: Sequence[tuple[Site, Verdict]], job: Job) -> bool:
     return True
 
 
-def _keep_float(plan: Plan, site: Site, verdict: Verdict, job: Job) -> None:
-    why = _may(site, job) or "no factors of its parts help"
-    reason = f"its parts have unlike ranges: {verdict.text}, and {why}"
-    for name in site.groups:
+def _keep_float(plan: Plan, groups: Sequence[str], lost: str, why: str, job: Job) -> None:
+    reason = f"its parts have unlike ranges: {lost}, and {why}"
+    for name in groups:
         group = plan.group(name)
         job.trace.add("equalize", "miss", "UnlikeRanges", name, reason)
         if not group.asked:

@@ -50,8 +50,7 @@ class _Walk:
         asked = self._sensitive.demand(node)
         if asked is not None:
             slots, demand = asked
-            exact = [self._ask(node.inputs[slot], demand) for slot in slots]
-            if any(exact):
+            if any([self._ask(node.inputs[slot], demand) for slot in slots]):  # noqa: C419 - all
                 self._keep(node, demand.why)
         results = [t for t in node.outputs if id(t) in self._asked]
         for tensor in results:

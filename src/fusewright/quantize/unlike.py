@@ -32,7 +32,7 @@ _TOO_LITTLE = 10**2.5
 _WORTH_IT = 4.0
 # Where no factor gains that, the layer is given up below this (15 dB); SqueezeNet's classifier, at
 # 21 dB behind an expansion with few large values, is as good in INT8 as float (22.2 dB, 61.6 %).
-_GIVEN_UP = 10**1.5
+GIVEN_UP = 10**1.5
 # A part is lost where its own power is less than 20 dB above the noise of the shared step.
 _LOST = 100.0
 # How much of the difference between ranges goes into the weights, which have one step too.
@@ -109,7 +109,7 @@ def find_sites(plan: Plan) -> list[Site]:
     nodes, opset = node_index(plan.model.graph), plan.model.opset
     elsewhere = _read_elsewhere(plan, nodes)
     found: dict[tuple[int, int], tuple[gs.Tensor, int, list[tuple[gs.Node, Group]]]] = {}
-    for node, group in _layers(plan, nodes):
+    for node, group in layers_of(plan, nodes):
         channels, axis = channels_of(node, opset)
         tensor = node.inputs[0]
         found.setdefault((id(tensor), axis), (tensor, channels, []))[2].append((node, group))
@@ -132,7 +132,8 @@ def _read_elsewhere(plan: Plan, nodes: dict[str, gs.Node]) -> set[str]:
     return read & joined
 
 
-def _layers(plan: Plan, nodes: Mapping[str, gs.Node]) -> Iterator[tuple[gs.Node, Group]]:
+def layers_of(plan: Plan, nodes: Mapping[str, gs.Node]) -> Iterator[tuple[gs.Node, Group]]:
+    """The layers that read steps of one size, each with its group."""
     for group in plan.groups:
         form = FORMATS[group.decision] if group.reads_quantized else None
         if form is None or form.grows or form.block is not None:
@@ -265,7 +266,7 @@ def judge(site: Site, seen: ChannelPower, plan: Plan) -> Verdict | None:
     choices = [_factors(site.parts, maxima, share) for share in _SHARES]
     best = max(choices, key=worst)
     helps = apart or worst(best) >= _WORTH_IT * before
-    if not helps and before >= _GIVEN_UP:
+    if not helps and before >= GIVEN_UP:
         return None
     decibels = 10.0 * float(np.log10(left[lost]))
     return Verdict(best if helps else None, lost, decibels)
