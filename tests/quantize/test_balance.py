@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from building import Net, assert_equal
+from building import Net, assert_equal, run
 from quantizing import planned
 
 from fusewright.graph.convert import to_proto
@@ -123,3 +123,28 @@ def test_what_else_sees_it_sees_what_it_was(seen: str) -> None:
     tensors = {"k": k, "core": core, "heads": heads}
     more = [tensors[seen]] if seen in tensors else []
     assert bool(plan_balance(planned(net, output, *more))) == (seen == "nothing")
+
+
+def test_powers_of_two_round_nothing() -> None:
+    net = Net()
+    q, k, v = _packed(net, net.input("x", 2, TOKENS, WIDTH))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    y = net.op("MatMul", net.op("Softmax", net.op("Mul", scores, SIZE**-0.5), axis=-1), v)
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3]), [0, 0, WIDTH])
+    output = _linear(net, y)
+    feed = {"x": net.random.standard_normal((2, TOKENS, WIDTH)).astype(np.float32)}
+    random, found = np.random.default_rng(0), {}
+    maxima = {}
+    for powers in (False, True):
+        plan = planned(net, output)
+        (site,) = plan_balance(plan)
+        for linear in site.projection.linears:
+            drawn = random.uniform(0.1, 10, linear.weight.shape[-1])
+            maxima.setdefault(linear.output.name, drawn)
+        workspace = Workspace()
+        before = run(embed(to_proto(plan.model.graph), workspace), feed)
+        apply_balance([site], maxima, workspace, powers)
+        (after,) = run(embed(to_proto(plan.model.graph), workspace), feed)
+        found[powers] = float(np.abs(after - before[0]).max())
+    assert found[False] > 0.0
+    assert found[True] == 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from fusewright.graph.convert import to_proto
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.stages import Job
 from fusewright.plan.plan import Plan
-from fusewright.quantize.balance import apply_balance, plan_balance
+from fusewright.quantize.balance import Balance, apply_balance, plan_balance
 
 
 def balance(plan: Plan, job: Job, maxima: Mapping[str, np.ndarray]) -> None:
@@ -31,12 +31,26 @@ def balance(plan: Plan, job: Job, maxima: Mapping[str, np.ndarray]) -> None:
     if not sites:
         return
     with job.trace.stage("balance") as details:
-        applied = apply_balance(sites, maxima, job.workspace)
-        after = runnable(to_proto(plan.model.graph), job.source)
-        if job.proof.holds("balance", after, after):
+        # Where rounding the weights again is seen, powers of two come near the factors.
+        if any(_is_balanced(plan, job, sites, maxima, powers) for powers in (False, True)):
             for site in sites:
                 job.trace.add("balance", "match", "QKVBalance", site.group)
         else:
-            applied.undo()
             job.proof.undo("balance", "QKVBalance", f"{len(sites)} attentions keep their ranges")
         details.append(f"{len(sites)} attentions")
+
+
+def _is_balanced(
+    plan: Plan,
+    job: Job,
+    sites: Sequence[Balance],
+    maxima: Mapping[str, np.ndarray],
+    powers_of_two: bool,
+) -> bool:
+    """Balances them, unless that changes the results."""
+    applied = apply_balance(sites, maxima, job.workspace, powers_of_two)
+    after = runnable(to_proto(plan.model.graph), job.source)
+    if job.proof.holds("balance", after, after):
+        return True
+    applied.undo()
+    return False

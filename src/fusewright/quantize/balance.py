@@ -171,18 +171,29 @@ def _clipped(factor: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(factor, middle / _BOUND, middle * _BOUND))
 
 
+def _nearest_power(factor: np.ndarray) -> np.ndarray:
+    return np.asarray(2.0 ** np.rint(np.log2(factor)))
+
+
 def apply_balance(
-    sites: Sequence[Balance], maxima: Mapping[str, np.ndarray], workspace: Workspace
+    sites: Sequence[Balance],
+    maxima: Mapping[str, np.ndarray],
+    workspace: Workspace,
+    powers_of_two: bool = False,
 ) -> Applied:
     """Multiplies weights and biases by the factors of each site, in place.
 
     Args:
         maxima: as in `factors`.
         workspace: where the changed weights lie.
+        powers_of_two: the nearest ones, by which nothing is rounded.
     """
     applied = Applied()
     for site in sites:
         columns, rows = factors(site, maxima)
+        if powers_of_two:
+            columns = [_nearest_power(factor) for factor in columns]
+            rows = None if rows is None else _nearest_power(rows)
         for linear, factor in zip(site.projection.linears, columns, strict=True):
             for tensor in (linear.weight, linear.bias):
                 if tensor is not None:
