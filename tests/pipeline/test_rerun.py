@@ -13,7 +13,7 @@ from building import Net
 
 from fusewright import optimize
 from fusewright.errors import DataError, EngineError, FusewrightError, OutputError
-from fusewright.pipeline import Result, finish, prepare
+from fusewright.pipeline import Result, finish, prepare, searching
 from fusewright.pipeline.trace import Silent
 
 IDS = np.zeros((40, 6), np.int64)
@@ -77,8 +77,8 @@ def test_an_engine_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     def search(*_: object) -> None:
         raise EngineError("does not build")
 
-    monkeypatch.setattr(finish, "find_judge", lambda options: object())
-    monkeypatch.setattr(finish, "search", search)
+    monkeypatch.setattr(searching, "find_judge", lambda *_: object())
+    monkeypatch.setattr(searching, "search", search)
     found, stages = _run(tmp_path, {"ids": IDS}, search="plan")
     assert isinstance(found, EngineError)
     assert max(stages.values()) == 1, stages

@@ -106,7 +106,7 @@ class _Judge:
 def searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     def run(model: onnx.ModelProto, cost: Cost, **settings: object) -> Result:
         onnx.save(model, tmp_path / "net.onnx")
-        monkeypatch.setattr(searching, "find_judge", lambda options: _Judge(cost))
+        monkeypatch.setattr(searching, "find_judge", lambda *_: _Judge(cost))
         data = RandomSamples(SAMPLES)
         out = tmp_path / "out.onnx"
         return optimize(tmp_path / "net.onnx", out, data, search="plan", flat=True, **settings)
