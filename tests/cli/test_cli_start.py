@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -30,6 +31,12 @@ def test_nothing_heavy_is_imported(code):
         [sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=True
     )
     assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def test_called_from_python_it_leaves_the_collector_as_it_was(cli):
+    before = gc.get_threshold()
+    assert cli("--version").code == 0
+    assert gc.get_threshold() == before
 
 
 def test_version(cli):

@@ -11,6 +11,7 @@ from building import Net
 from onnx import AttributeProto, helper, numpy_helper
 
 from fusewright import RandomSamples, optimize, strip_qdq
+from fusewright.graph.attributes import import_graph
 from fusewright.pipeline import inspect
 
 TENSOR = numpy_helper.from_array(np.arange(3), "t")
@@ -73,3 +74,15 @@ def test_in_a_body(tmp_path: Path) -> None:
     (branch,) = (node for node in model.graph.node if node.op_type == "If")
     inside = [node for a in branch.attribute for node in a.g.node if node.op_type == "Transpose"]
     assert [a.type for node in inside for a in node.attribute] == [AttributeProto.INTS] * 2
+
+
+@pytest.mark.parametrize("kind", ["ints", "a type"])
+def test_a_model_is_let_go_of(kind: str) -> None:
+    net = Net()
+    model = net.proto(net.op("Zap", net.input("x", 1), domain="zip"))
+    model.graph.node[0].attribute.append(KINDS[kind])
+    (own,) = model.graph.node[0].attribute
+    kept = import_graph(model).nodes[0].attrs["held"]
+    # protobuf keeps a whole model in memory while any part of it is referred to.
+    assert own is not getattr(kept, "attribute", None)
+    assert own.tp is not kept

@@ -15,6 +15,7 @@ _ALLOCATIONS = 500_000
 
 def run_and_exit() -> NoReturn:
     """The program: runs the command line of the process and ends it."""
+    gc.set_threshold(_ALLOCATIONS, *gc.get_threshold()[1:])
     code = main()
     if code == 0:
         # All is written: a signal while Python shuts down must not make a failure of it.
@@ -32,7 +33,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for a failure, 2 for a wrong use, 130 interrupted, 143 terminated.
     """
-    gc.set_threshold(_ALLOCATIONS, *gc.get_threshold()[1:])
     try:
         from fusewright.cli.edge import run
     except KeyboardInterrupt:

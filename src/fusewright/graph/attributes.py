@@ -48,9 +48,14 @@ def _complete(nodes: Sequence[gs.Node], protos: Iterable[onnx.NodeProto]) -> Non
             elif attribute.ref_attr_name:
                 continue
             elif kind in _LISTS and not found:
-                node.attrs[attribute.name] = Empty(attribute)
+                node.attrs[attribute.name] = Empty(_apart(attribute))
             elif attribute.name not in node.attrs:
-                node.attrs[attribute.name] = onnx.helper.get_attribute_value(attribute)
+                node.attrs[attribute.name] = onnx.helper.get_attribute_value(_apart(attribute))
+
+
+def _apart(attribute: onnx.AttributeProto) -> onnx.AttributeProto:
+    """A copy: while a part of a model is referred to, all of it stays in memory."""
+    return onnx.AttributeProto.FromString(attribute.SerializeToString())
 
 
 _export = OnnxExporter.export_attributes
@@ -66,6 +71,7 @@ def _export_all(attrs: dict[str, Any]) -> list[onnx.AttributeProto]:
     return found
 
 
-# All ways to write a graph come by here, graphsurgeon's own folding of constants too; what holds no
-# `Empty` is written as before.
+# All ways to write a graph come by here, graphsurgeon's own folding of constants too. It holds for
+# the whole process, for other users of graphsurgeon as well: what holds no `Empty` is written as
+# before, and none but `import_graph` makes one.
 OnnxExporter.export_attributes = staticmethod(_export_all)

@@ -181,7 +181,12 @@ class Comparison:
 
     def is_within(self, tolerance: float) -> bool:
         """Whether float outputs are within `tolerance`, and all others identical."""
-        return all(o.relative <= (tolerance if o.is_float else 0.0) for o in self.outputs)
+        return not self.beyond(tolerance)
+
+    def beyond(self, tolerance: float) -> tuple[OutputError, ...]:
+        """Float outputs that are farther off than `tolerance`, and others that differ at all."""
+        limits = {True: tolerance, False: 0.0}
+        return tuple(o for o in self.outputs if not o.relative <= limits[o.is_float])
 
     def in_front_of(self, beyond: Mapping[str, str]) -> Comparison:
         """With these tensors marked as what stands in front of nodes that cannot be run."""

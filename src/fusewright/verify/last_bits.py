@@ -52,7 +52,7 @@ def with_other_last_bits(model: onnx.ModelProto | Path, folder: Path) -> onnx.Mo
 def _nudged(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     up = random.random(values.shape) < 0.5
     ends = np.where(up, np.inf, -np.inf).astype(values.dtype)
-    # What is zero, infinite or no number is meant to be just that.
-    moves = (random.random(values.shape) < 0.5) & (values != 0) & np.isfinite(values)
+    # What is a whole number, infinite or none is meant to be just that: a Resize by 2.
+    moves = (random.random(values.shape) < 0.5) & (values != np.rint(values)) & np.isfinite(values)
     found = np.where(moves, np.nextafter(values, ends), values)
     return np.where(np.isfinite(found), found, values).astype(values.dtype)
