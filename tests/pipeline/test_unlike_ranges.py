@@ -313,7 +313,17 @@ def _unimportant(net: Net) -> str:
     return _conv(net, _joined(net)[0], [1.0] * 16)
 
 
-@pytest.mark.parametrize("build", [_alike, _unimportant], ids=lambda build: build.__name__)
+def _bright_points_elsewhere(net: Net) -> str:
+    """A few elements are as large as the other branch: no factor gives the rest finer steps."""
+    (plain, other), sizes = _branches(net, 1.0, 1.0)
+    points = net.op("Mul", net.op("Pow", other, np.float32(16)), np.float32(5e-11))
+    y = _conv(net, net.op("Concat", plain, points, axis=1), sizes)
+    return _conv(net, net.op("Add", y, _conv(net, points, [4.0] * 8)), [1.0] * 8)
+
+
+@pytest.mark.parametrize(
+    "build", [_alike, _unimportant, _bright_points_elsewhere], ids=lambda build: build.__name__
+)
 def test_where_nothing_is_lost_nothing_changes(build: Build, tmp_path: Path) -> None:
     result, decibels = _optimized(build, tmp_path)
     assert not _events(result, "match")

@@ -247,7 +247,9 @@ def judge(site: Site, seen: ChannelPower, plan: Plan) -> Verdict | None:
     lost = min(left, key=left.__getitem__)
     if left[lost] >= _LOST:
         return None
-    apart = any(part.apart and power < _LOST for part, power in left.items())
+    most = _factors(site.parts, maxima, _SHARES[-1])
+    # One that is as large as the whole keeps its scale, whatever is done.
+    apart = [p for p, power in left.items() if p.apart and power < _LOST and most[p.start] > 1.0]
     nodes, opset = node_index(plan.model.graph), plan.model.opset
     layers = [(nodes[name], peek(nodes[name].inputs[1])) for name in site.layers]
 
@@ -263,9 +265,10 @@ def judge(site: Site, seen: ChannelPower, plan: Plan) -> Verdict | None:
     before = worst(ones)
     if before >= _TOO_LITTLE and not apart:
         return None
-    choices = [_factors(site.parts, maxima, share) for share in _SHARES]
-    best = max(choices, key=worst)
-    helps = apart or worst(best) >= _WORTH_IT * before
+    choices = [c for c in (_factors(site.parts, maxima, share) for share in _SHARES) if c.max() > 1]
+    able = [c for c in choices if all(c[part.start] > 1.0 for part in apart)]
+    best = max(able, key=worst, default=None)
+    helps = best is not None and (bool(apart) or worst(best) >= _WORTH_IT * before)
     if not helps and before >= GIVEN_UP:
         return None
     decibels = 10.0 * float(np.log10(left[lost]))
