@@ -273,6 +273,22 @@ def _lines(net: Net, loud: float = 100.0) -> str:
     return net.conv(net.op("Div", x, net.op("Sqrt", power)), 4, 8)
 
 
+def test_parts_of_an_open_size(tmp_path: Path) -> None:
+    """Positions that are last before the Transpose, as many as a sample has."""
+    net = Net(17)
+    parts = [net.op("Relu", net.input(name, 1, 8, "n")) for name in "ab"]
+    x = net.op("Transpose", net.op("Concat", *parts, axis=2), perm=[0, 2, 1])
+    y = net.op("Relu", net.op("MatMul", x, net.draw(8, 8)))
+    onnx.save(net.proto(net.op("MatMul", y, net.draw(8, 8))), tmp_path / "m.onnx")
+    random = np.random.default_rng(0)
+    feeds = [
+        {n: random.standard_normal((1, 8, size)).astype(np.float32) for n in "ab"}
+        for size in (4, 6, 5)
+    ]
+    result = optimize(tmp_path / "m.onnx", None, feeds)
+    assert all(g.is_quantized for g in result.plan.groups if g.spec.weights)
+
+
 @pytest.mark.parametrize("build", [_tokens, _lines], ids=lambda build: build.__name__)
 def test_parts_joined_along_no_channels_stay_float(build: Build, tmp_path: Path) -> None:
     result, decibels = _optimized(build, tmp_path)

@@ -51,3 +51,19 @@ class ChannelPower:
         """Mean of (x − mean of x)², float64 [channels]."""
         mean = self._sums / max(self._count, 1)
         return np.asarray(np.maximum(self.mean_square - np.square(mean), 0.0))
+
+
+class WholePower(ChannelPower):
+    """The same of a tensor as one channel: its axes may be of another size in each feed."""
+
+    def __init__(self) -> None:
+        """Has seen nothing yet."""
+        super().__init__(1)
+
+    def update(self, array: np.ndarray, name: str = "tensor") -> None:
+        """Adds the values of one feed, a float array.
+
+        Raises:
+            DataError: as `ChannelPower.update`.
+        """
+        super().update(array.reshape(-1, 1), name)

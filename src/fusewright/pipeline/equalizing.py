@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from fusewright.calibrate.power import ChannelPower
+from fusewright.calibrate.power import ChannelPower, WholePower
 from fusewright.calibrate.runner import watch
 from fusewright.graph.convert import to_proto
 from fusewright.graph.edit import sweep
@@ -22,6 +22,9 @@ from fusewright.quantize.equalize import equalize
 from fusewright.quantize.rows import find_joined, lost_part
 from fusewright.quantize.unlike import Site, Verdict, find_sites, judge
 
+# In place of a channel axis, which counts from 1.
+_WHOLE = 0
+
 
 def equalize_parts(plan: Plan, job: Job) -> None:
     """Equalizes where one step would lose a part of a tensor, in place; taken back where the
@@ -34,11 +37,11 @@ def equalize_parts(plan: Plan, job: Job) -> None:
     sites, joined = find_sites(plan), find_joined(plan)
     if not sites and not joined:
         return
-    of_rows = dict.fromkeys((name, 1) for one in joined for name in one.sources)
+    of_rows = dict.fromkeys((name, _WHOLE) for one in joined for name in one.sources)
     seen = _measure(plan, [*((site.tensor, site.axis) for site in sites), *of_rows], job)
     verdicts = [(site, judge(site, seen[site.tensor, site.axis], plan)) for site in sites]
     lossy = [(site, verdict) for site, verdict in verdicts if verdict is not None]
-    rows = {name: power for (name, axis), power in seen.items() if axis == 1}
+    rows = {name: power for (name, axis), power in seen.items() if axis == _WHOLE}
     lost = [(one, part) for one in joined if (part := lost_part(one, rows)) is not None]
     if not lossy and not lost:
         return
@@ -66,11 +69,14 @@ def _may(site: Site, job: Job) -> str | None:
 def _measure(
     plan: Plan, tensors: Sequence[tuple[str, int]], job: Job
 ) -> Mapping[tuple[str, int], ChannelPower]:
-    """One look at tensors, by an axis each, on the first samples.
+    """One look at tensors, by an axis each or as a whole, on the first samples.
 
     It runs the part of the model in front of them.
     """
-    found = {(name, axis): ChannelPower(axis) for name, axis in tensors}
+    found: dict[tuple[str, int], ChannelPower] = {
+        (name, axis): WholePower() if axis == _WHOLE else ChannelPower(axis)
+        for name, axis in tensors
+    }
     feeds = list(job.samples.preview(job.options.verify_samples))
     fed = {t.name for t in plan.model.graph.inputs}
     watching: dict[str, list[ChannelPower]] = {}
