@@ -148,6 +148,30 @@ def test_the_file_gives_the_same_model(
     assert [g.reason for g in second.plan.groups] == [g.reason for g in first.plan.groups]
 
 
+def _time_step() -> onnx.ModelProto:
+    """Frequencies of a time step up to 1000: steps of INT8 are more than a turn there."""
+    net = Net()
+    rates = np.exp(-np.log(1e4) * np.arange(16) / 16)
+    angle = net.op("MatMul", net.input("step", 4, 1), net.store(rates[None]), name="angle")
+    y = net.op("Concat", net.op("Cos", angle), net.op("Sin", angle), axis=-1)
+    return net.proto(_linear(net, net.op("Relu", _linear(net, y, "up")), "down"))
+
+
+@pytest.mark.parametrize("search", ["off", "plan"])
+def test_what_calibration_leaves_float_is_no_matter_of_searching(
+    search: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(_time_step(), tmp_path / "net.onnx")
+    monkeypatch.setattr(searching, "find_judge", lambda *_: _Judge(_fewer_readers))
+    steps = np.random.default_rng(1).integers(0, 1000, (24, 4, 1)).astype(np.float32)
+    data = [{"step": step} for step in steps]
+    result = optimize(tmp_path / "net.onnx", None, data, search=search, flat=True)
+    angle = result.plan.group("angle")
+    assert angle.decision == "float"
+    assert "periods for inputs of" in angle.reason
+    assert result.accuracy is not None and (result.accuracy.worst.sqnr_db or 0) > 25
+
+
 def test_what_each_case_is_about(searched: Callable[..., Result], tmp_path: Path) -> None:
     head = searched(_transformer(), _fewer_linears).plan.group("head")
     assert (head.decision, head.prepared_as) == ("float", "int8")

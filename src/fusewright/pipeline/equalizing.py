@@ -17,7 +17,7 @@ from fusewright.graph.walk import captured, producer
 from fusewright.pipeline.prepare import runnable
 from fusewright.pipeline.stages import Job, with_outputs
 from fusewright.plan.decide import settle
-from fusewright.plan.plan import FLOAT, Plan
+from fusewright.plan.plan import Plan
 from fusewright.quantize.equalize import equalize
 from fusewright.quantize.rows import find_joined, lost_part
 from fusewright.quantize.unlike import Site, Verdict, find_sites, judge
@@ -143,4 +143,4 @@ def _keep_float(plan: Plan, groups: Sequence[str], lost: str, why: str, job: Job
         group = plan.group(name)
         job.trace.add("equalize", "miss", "UnlikeRanges", name, reason)
         if not group.asked:
-            group.decision, group.reason = FLOAT, reason
+            group.leave_float(reason)

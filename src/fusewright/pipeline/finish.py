@@ -38,7 +38,7 @@ from fusewright.pipeline.stages import (
 )
 from fusewright.pipeline.trace import peak_memory
 from fusewright.plan.file import plan_beside, write_plan
-from fusewright.plan.plan import OFF, Group, Plan, Smooth
+from fusewright.plan.plan import OFF, Group, Plan, Smooth, named
 from fusewright.quantize.coarse_angles import leave_coarse_angles, thresholds_of
 from fusewright.quantize.cores import core_notes, fit_steps, settle_cores
 from fusewright.quantize.int4.sites import Int4Site
@@ -49,9 +49,9 @@ from fusewright.quantize.unseen import leave_unseen
 from fusewright.verify import Comparison, with_quantized_weights
 
 if TYPE_CHECKING:
-    from fusewright.search import Judge, SearchResult
+    from fusewright.search import SearchResult
 
-_NAMED = 3  # groups in a note
+    _Search = Callable[[Plan, list[Group], Seen], tuple[Placement, Seen, SearchResult]]
 
 
 def finish(
@@ -121,7 +121,7 @@ def _settle_residual(plan: Plan, job: Job) -> None:
 
 
 def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None) -> Result:
-    judge = _judge_of(job)
+    search = _searcher(job, target)
     asked = {group.name: group.smooth for group in plan.groups}
     rewritten = _rewrite(plan, job)
     _settle_residual(plan, job)
@@ -136,76 +136,79 @@ def _through(plan: Plan, job: Job, target: Path | None, pending: Pending | None)
     # The proof keeps the core busy that Python, or opening a session, leaves idle.
     with ThreadPoolExecutor(max_workers=1) as side, job.proof.blaming(lambda: collapsed):
         # Not to be seen again, or searched for again, if it fails.
-        if job.proof.deferred and (job.samples.come_once or judge):
+        if job.proof.deferred and (job.samples.come_once or search):
             job.proof.settle(prove)
         seen = watch_samples(plan, placement, job)
         proven = side.submit(prove) if job.proof.deferred else None
-        half = searched = None
+        half = searched = at_levels = None
+        judged = proto
         if seen is not None:
-            placement, seen = _settle_ranges(plan, seen, placement)
+            placement, seen = _settle_ranges(plan, seen, placement, job)
             round_int4(plan, rewritten.in_four_bits, job)
-            if judge is not None:
-                placement, seen, searched = _searched(plan, groups, seen, job, judge, target)
+            if search is not None:
+                placement, seen, searched = search(plan, groups, seen)
             typed = set_types(plan, placement, seen, job)
             placement, seen, half = typed.placement, typed.seen, typed.half
             proto = collapsed_proto(plan, groups)
-        judged = proto if seen is None else _in_codes(proto, job)
-        written = seen is not None and target is not None
-        at_levels = start_levels(judged, plan, job, side) if written else None
-
+            judged = _in_codes(proto, job)
+            at_levels = None if target is None else start_levels(judged, plan, job, side)
         with job.trace.stage("verify") as details:
             final = None if seen is None else measure(judged, half, job)
             if proven is not None:
                 job.proof.settle(proven.result)
             if final is not None:
-                asked_for = job.options.formats.rest if job.options.io_types == HALF else ""
-                job.proof.measure("verify", final, asked_for.upper())
-                inputs, feeds = job.source.interface.inputs, job.proof.reference.feeds
-                plan.model.notes += unseen_lengths(plan, inputs, feeds)
-            if at_levels is not None and final is not None:
-                plan.model.notes += at_levels(final)
+                plan.model.notes += _noted(final, plan, job, at_levels)
             details.append("float" if final is None else str(final.worst))
     found = () if seen is None else seen.notes
     notes = (*plan.model.notes, *job.samples.notes, *found, *rewritten.notes(plan))
-    stamp(proto, job.source.proto, plan, job.options, 0 if seen is None else seen.samples)
+    samples = 0 if seen is None else seen.samples
+    stamp(proto, job.source.proto, plan, job.options, samples)
     if target is not None:
         with job.trace.stage("write"), committed(pending) as files:
             save(proto, target, job.workspace, files)
             if searched is not None:
                 _write_found(plan, asked, target, files)
     return Result(
-        proto,
-        job.workspace,
-        target,
-        plan,
-        placement if placement.weights else None,
-        None if seen is None else seen.ranges,
-        half,
-        job.proof.results,
-        job.trace,
-        0 if seen is None else seen.samples,
-        peak_memory(),
-        tuple(map(one_line, notes)),
-        searched,
-        job.sizes,
+        light=proto,
+        workspace=job.workspace,
+        path=target,
+        plan=plan,
+        placement=placement if placement.weights else None,
+        ranges=None if seen is None else seen.ranges,
+        half=half,
+        proofs=job.proof.results,
+        trace=job.trace,
+        samples=samples,
+        peak_bytes=peak_memory(),
+        notes=tuple(map(one_line, notes)),
+        search=searched,
+        sizes=job.sizes,
     )
 
 
-def _judge_of(job: Job) -> Judge | None:
+def _noted(
+    final: Comparison,
+    plan: Plan,
+    job: Job,
+    at_levels: Callable[[Comparison], list[str]] | None,
+) -> list[str]:
+    """Keeps how far the result is from the original; notes what that does not say."""
+    asked_for = job.options.formats.rest if job.options.io_types == HALF else ""
+    job.proof.measure("verify", final, asked_for.upper())
+    inputs, feeds = job.source.interface.inputs, job.proof.reference.feeds
+    notes = unseen_lengths(plan, inputs, feeds)
+    return notes if at_levels is None else [*notes, *at_levels(final)]
+
+
+def _searcher(job: Job, target: Path | None) -> _Search | None:
+    """What searches for a placement, where that is asked for."""
     if job.options.search == OFF:
         return None
     # What searches and builds takes a while to import, and most runs do neither.
-    from fusewright.pipeline.searching import find_judge
+    from fusewright.pipeline.searching import find_judge, search
 
-    return find_judge(job.options, job.sizes)
-
-
-def _searched(
-    plan: Plan, groups: list[Group], seen: Seen, job: Job, judge: Judge, target: Path | None
-) -> tuple[Placement, Seen, SearchResult]:
-    from fusewright.pipeline.searching import search
-
-    return search(plan, groups, seen, job, judge, target)
+    judge = find_judge(job.options, job.sizes)
+    return lambda plan, groups, seen: search(plan, groups, seen, job, judge, target)
 
 
 def _in_codes(proto: onnx.ModelProto, job: Job) -> onnx.ModelProto:
@@ -226,23 +229,34 @@ class _Rewritten:
         return core_notes(plan, self.losses, self.floated)
 
 
-def _settle_ranges(plan: Plan, seen: Seen, placement: Placement) -> tuple[Placement, Seen]:
+def _settle_ranges(
+    plan: Plan, seen: Seen, placement: Placement, job: Job
+) -> tuple[Placement, Seen]:
     """Fits steps of probabilities to all samples; what these do not show, or spoil, stays float."""
     left = leave_unseen(plan, seen.empty)
     if left:
-        names = ", ".join(f"'{group.name}'" for group in left[:_NAMED])
-        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
         plan.model.notes.append(
-            f"{names}{more}: {left[0].reason}, so that it stays float; calibrate on samples that"
+            f"{named(left)}: {left[0].reason}, so that it stays float; calibrate on samples that"
             " reach it"
         )
-    if seen.ranges is not None:
-        left += leave_coarse_angles(plan, thresholds_of(placement, seen.ranges))
+    left += leave_coarse_angles(plan, _thresholds(plan, seen, placement, job))
     fit_steps(plan, seen.probabilities)
     if not left and not seen.probabilities:
         return placement, seen
     fewer = place(plan, plan.residual or ())
     return fewer, seen.placed(fewer, placement)
+
+
+def _thresholds(plan: Plan, seen: Seen, placement: Placement, job: Job) -> dict[str, float]:
+    """Name of each quantized tensor → where it saturates, in front of a search by the rules."""
+    if seen.ranges is not None:
+        return thresholds_of(placement, seen.ranges)
+    if seen.parts is None:
+        return {}
+    from fusewright.search import Scales
+
+    placed = place(plan, plan.residual or ())
+    return thresholds_of(placed, Scales(seen.parts, job.options.calibration).ranges(placed))
 
 
 def _rewrite(plan: Plan, job: Job) -> _Rewritten:

@@ -16,7 +16,7 @@ from fusewright.target.precision import BF16
 from fusewright.verify import DEFAULT, LEVELS, Comparison, LevelCheck
 
 # Opening a session takes longer than all proofs of a transformer together (swin_t: 0.5 s a level).
-# Of larger graphs the default level is looked at, and of these neither.
+# Of larger graphs the default level alone is looked at.
 _EVERY_LEVEL_UP_TO = 400
 
 _NO_BF16 = "onnxruntime's CPU has no kernels for BF16: to run the result takes TensorRT"

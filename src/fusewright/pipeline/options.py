@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusewright.calibrate import CalibrationOptions, ImageOptions
+from fusewright.engine.ranges import ShapeRange
 from fusewright.errors import UsageError
 from fusewright.pipeline.settings import check_types
 from fusewright.plan.decide import Rules
@@ -23,7 +24,6 @@ from fusewright.target.precision import FP32 as FP32
 KEEP, HALF = "keep", "half"
 SEARCHES = (OFF, "plan", "latency")
 IO_TYPES = (KEEP, HALF)
-ShapeRange = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from fusewright.graph.older import PLAIN_PAIRS_OPSET, means_the_same_at, set_ops
 from fusewright.graph.snapshot import Snapshot
 from fusewright.pipeline.options import HALF
 from fusewright.pipeline.stages import Job, Seen
-from fusewright.plan.plan import Group, Plan
+from fusewright.plan.plan import Group, Plan, named
 from fusewright.precision import HalfOptions, HalfPlan, TensorRanges, apply_half, plan_half
 from fusewright.quantize.between import kept_float
 from fusewright.quantize.blockwise.insert import insert_blocks
@@ -27,7 +27,6 @@ from fusewright.target import FORMATS
 
 # A round takes the groups at fault; what is still refused then takes all others with it.
 _ROUNDS = 4
-_NAMED = 3
 _APART = "onnxruntime's optimizer would break the pairs, or what is in front of them"
 
 
@@ -113,9 +112,7 @@ def _set_half(plan: Plan, tensors: TensorRanges, job: Job) -> HalfPlan:
 def _tell(groups: Sequence[Group], plan: Plan, job: Job) -> None:
     for group in groups:
         job.trace.add("quantize", "miss", group.kind, group.name, group.reason)
-    names = ", ".join(f"'{group.name}'" for group in groups[:_NAMED])
-    more = f" and {len(groups) - _NAMED} more" if len(groups) > _NAMED else ""
-    plan.model.notes.append(f"{names}{more}: {groups[0].reason}; please report this model")
+    plan.model.notes.append(f"{named(groups)}: {groups[0].reason}; please report this model")
 
 
 def _note(half: HalfPlan | None, job: Job) -> None:

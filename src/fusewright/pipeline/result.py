@@ -29,6 +29,7 @@ class Result:
 
     Attributes:
         light: the written model, its large weights in the workspace.
+        workspace: the folder that these lie in, as long as the result is there.
         path: where it was written; None where no output was asked for.
         plan: the groups with their decisions.
         placement: every Q/DQ site; None where nothing is quantized.
@@ -39,6 +40,7 @@ class Result:
         search: what was tried on the builder; None where nothing was.
         samples: how many samples calibrated it.
         peak_bytes: largest memory of the process.
+        notes: what the user should know of data and result, a line each.
         sizes: smallest, middle and largest values in the samples, of inputs that may hold sizes.
     """
 

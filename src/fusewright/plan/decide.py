@@ -165,8 +165,7 @@ def _note(plan: Plan, wanted: str | None) -> None:
 def keep_float(plan: Plan) -> None:
     """Takes every decision back to float, for a precision that quantizes nothing."""
     for group in plan.groups:
-        group.decision, group.reason = FLOAT, f"precision {plan.precision}"
-        group.prepared_as = None
+        group.leave_float(f"precision {plan.precision}")
 
 
 def settle(plan: Plan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ DECISIONS = (*FORMATS, FLOAT)
 OFF, AUTO = "off", "auto"
 Smooth = float | str
 BLOCK_SIZE = 128
+_NAMED = 3  # groups in a note
 HEAVY_OPS = frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Einsum", "Attention"})
 
 
@@ -73,6 +75,10 @@ class Group:
     def is_quantized(self) -> bool:
         """Whether it gets Q/DQ pairs."""
         return self.apply and self.decision != FLOAT
+
+    def leave_float(self, reason: str) -> None:
+        """Takes its format from it, in place: what spoke for or against that is past."""
+        self.decision, self.reason, self.hint, self.prepared_as = FLOAT, reason, "", None
 
     @property
     def reads_quantized(self) -> bool:
@@ -180,6 +186,12 @@ class Plan:
             "unclaimed": [entry.to_dict() for entry in self.unclaimed],
             "notes": list(self.model.notes),
         }
+
+
+def named(groups: Sequence[Group]) -> str:
+    """The first few groups and how many more there are, for a note: `'a', 'b' and 3 more`."""
+    names = ", ".join(f"'{group.name}'" for group in groups[:_NAMED])
+    return f"{names} and {len(groups) - _NAMED} more" if len(groups) > _NAMED else names
 
 
 def node_index(graph: gs.Graph) -> dict[str, gs.Node]:

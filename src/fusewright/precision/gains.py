@@ -74,7 +74,7 @@ def gains(flow: Flow, growth: Growth, node: gs.Node, size: float) -> Iterator[Ga
 def is_heavy(flow: Flow, node: gs.Node) -> bool:
     """Whether float32 costs time there: a contraction of few elements is no more than a product."""
     if node.op in CONTRACTIONS:
-        count = contracted(flow, node)
+        count = contracted(node)
         return count is None or count >= SELDOM_PAYS_BELOW
     return node.op not in POINTWISE | LAYOUT | REDUCTIONS
 
@@ -125,7 +125,7 @@ def _of_sum(growth: Growth, node: gs.Node, size: float) -> Iterator[Gain]:
 
 def _of_contraction(flow: Flow, growth: Growth, node: gs.Node) -> Iterator[Gain]:
     """By the root of the squares: what is rounded is not all rounded to one side."""
-    count = contracted(flow, node) or 1
+    count = contracted(node) or 1
     scale = float(attribute(node, "alpha", flow.opset) or 1.0) if node.op == "Gemm" else 1.0
     for slot in (0, 1):
         other = node.inputs[1 - slot]
@@ -138,7 +138,7 @@ def _of_contraction(flow: Flow, growth: Growth, node: gs.Node) -> Iterator[Gain]
         yield Gain(2, 1.0)
 
 
-def contracted(flow: Flow, node: gs.Node) -> int | None:
+def contracted(node: gs.Node) -> int | None:
     """How many products make one element of a contraction; None where that is open."""
     shapes = [t.shape for t in node.inputs[:2]]
     if len(shapes) < 2 or None in shapes or not all(shapes):

@@ -12,7 +12,7 @@ from fusewright.calibrate import Ranges
 from fusewright.plan.angles import find_angles, spoiled_angles
 from fusewright.plan.decide import settle
 from fusewright.plan.limits import layer_of
-from fusewright.plan.plan import FLOAT, Group, Plan, node_index
+from fusewright.plan.plan import Group, Plan, node_index
 from fusewright.quantize.placement import Placement
 
 # Values of about 1 reach 4 where they are normal.
@@ -50,7 +50,7 @@ def leave_coarse_angles(plan: Plan, thresholds: Mapping[str, float]) -> list[Gro
         layer = layer_of(group, nodes) if group.is_quantized and not group.asked else None
         why = None if layer is None else spoiled_angles(layer, angles, group.decision)
         if why is not None:
-            group.decision, group.hint, group.prepared_as, group.reason = FLOAT, "", None, why
+            group.leave_float(why)
             found.append(group)
     if found:
         settle(plan)

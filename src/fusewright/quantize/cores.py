@@ -16,7 +16,7 @@ from math import ceil, log2
 from fusewright.graph.families import CONTRACTIONS
 from fusewright.graph.walk import producer
 from fusewright.plan.decide import settle
-from fusewright.plan.plan import FLOAT, Group, Plan
+from fusewright.plan.plan import Group, Plan
 from fusewright.quantize.probabilities import Loss, lossy_cores
 from fusewright.target import FORMATS
 
@@ -51,11 +51,10 @@ def settle_cores(plan: Plan, losses: Mapping[str, Loss]) -> tuple[str, ...]:
         error = _of_logits(group, losses)
         if error > LOST_LOGITS and not group.asked:
             title = FORMATS[group.decision].title
-            group.reason = (
+            group.leave_float(
                 f"{title} loses its logits: they are large, and rounding q and k alone would put"
                 f" its output off by {error:.0%}"
             )
-            group.decision = FLOAT
             floated.append(group.name)
             _leave_makers(plan, group)
     for group in lossy_cores(plan):
@@ -66,11 +65,10 @@ def settle_cores(plan: Plan, losses: Mapping[str, Loss]) -> tuple[str, ...]:
             _set_steps(group, loss.largest)
         if left(group, loss) > LOST and not group.asked:
             title = FORMATS[group.decision].title
-            group.reason = (
+            group.leave_float(
                 f"{title} loses its probabilities: its output would be off by"
                 f" {left(group, loss):.0%}"
             )
-            group.decision = FLOAT
             floated.append(group.name)
     if floated:
         settle(plan)
@@ -103,11 +101,10 @@ def _leave_makers(plan: Plan, core: Group) -> None:
         if layer is None and node.op not in CONTRACTIONS:
             waiting += node.inputs
         elif layer is not None and layer.reads_quantized and not layer.asked:
-            layer.reason = (
+            layer.leave_float(
                 f"makes q or k of '{core.name}', whose large logits"
                 f" {FORMATS[layer.decision].title} would lose"
             )
-            layer.decision = FLOAT
 
 
 def has_known_keys(group: Group) -> bool:

@@ -12,7 +12,7 @@ from fusewright.graph.edit import Names, detach, put_in_front
 from fusewright.graph.layout import data_readers
 from fusewright.graph.walk import captured, is_constant, peek, producer
 from fusewright.graph.workspace import Workspace
-from fusewright.plan.plan import Plan, node_index
+from fusewright.plan.plan import Group, Plan, node_index
 from fusewright.quantize.columns import by_channel
 from fusewright.quantize.migrate import Applied
 from fusewright.quantize.unlike import HOMOGENEOUS, Site, in_front, is_join
@@ -91,8 +91,8 @@ class _Edit:
         for name in site.groups:
             group = self._plan.group(name)
 
-            def back(group: object = group, inputs: tuple[str, ...] = group.inputs) -> None:
-                group.inputs = inputs  # type: ignore[attr-defined]
+            def back(group: Group = group, inputs: tuple[str, ...] = group.inputs) -> None:
+                group.inputs = inputs
 
             self.done.back.append(back)
             group.inputs = tuple(new if name == site.tensor else name for name in group.inputs)

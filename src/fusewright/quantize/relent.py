@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_graphsurgeon as gs
 
 from fusewright.plan.decide import settle
-from fusewright.plan.plan import FLOAT, Group, Plan, node_index
+from fusewright.plan.plan import Group, Plan, node_index
 from fusewright.quantize.lint import Violation
 from fusewright.quantize.placement import Placement
 
@@ -35,8 +35,7 @@ def relent(plan: Plan, violations: Sequence[Violation], *, wholly: bool = False)
         near = [] if wholly else _nearest(nodes[violation.node], owners)
         for group in near or quantized:
             if group.name not in found:
-                group.decision, group.hint, group.prepared_as = FLOAT, "", None
-                group.reason = f"{WHY}: {violation.text}"
+                group.leave_float(f"{WHY}: {violation.text}")
                 found[group.name] = group
     settle(plan)
     return list(found.values())

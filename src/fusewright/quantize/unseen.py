@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from fusewright.plan.decide import settle
 from fusewright.plan.demand import demanded_edges
-from fusewright.plan.plan import FLOAT, Group, Plan, node_index
+from fusewright.plan.plan import Group, Plan, node_index
 
 
 def leave_unseen(plan: Plan, tensors: Collection[str]) -> list[Group]:
@@ -30,8 +30,9 @@ def leave_unseen(plan: Plan, tensors: Collection[str]) -> list[Group]:
     for group in plan.groups:
         read = [t.name for t in demanded_edges((group,), nodes).values() if t.name in tensors]
         if read:
-            group.decision, group.hint, group.prepared_as = FLOAT, "", None
-            group.reason = f"'{read[0]}' is empty on every calibration sample: its range is unknown"
+            group.leave_float(
+                f"'{read[0]}' is empty on every calibration sample: its range is unknown"
+            )
             found.append(group)
     plan.residual = None if plan.residual is None else plan.residual - set(tensors)
     settle(plan)
