@@ -19,6 +19,8 @@ KINDS: dict[str, AttributeProto] = {
     "ints": AttributeProto(name="held", type=AttributeProto.INTS),
     "floats": AttributeProto(name="held", type=AttributeProto.FLOATS),
     "strings": AttributeProto(name="held", type=AttributeProto.STRINGS),
+    "no tensors": AttributeProto(name="held", type=AttributeProto.TENSORS),
+    "no types": AttributeProto(name="held", type=AttributeProto.TYPE_PROTOS),
     "a type": AttributeProto(
         name="held", type=AttributeProto.TYPE_PROTO, tp=helper.make_tensor_type_proto(1, [2])
     ),

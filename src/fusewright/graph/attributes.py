@@ -13,7 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 
-_LISTS = ("FLOATS", "INTS", "STRINGS")
+_LISTS = ("FLOATS", "INTS", "STRINGS", "TENSORS", "GRAPHS", "SPARSE_TENSORS", "TYPE_PROTOS")
 
 
 class Empty(list[Any]):
@@ -47,7 +47,7 @@ def _complete(nodes: Sequence[gs.Node], protos: Iterable[onnx.NodeProto]) -> Non
                 _complete(found.nodes, attribute.g.node)
             elif attribute.ref_attr_name:
                 continue
-            elif kind in _LISTS and not found:
+            elif kind in _LISTS and not onnx.helper.get_attribute_value(attribute):
                 node.attrs[attribute.name] = Empty(_apart(attribute))
             elif attribute.name not in node.attrs:
                 node.attrs[attribute.name] = onnx.helper.get_attribute_value(_apart(attribute))
